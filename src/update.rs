@@ -1,0 +1,248 @@
+//! [`Update`]: what one refresh of a linker cache shall do.
+//!
+//! The policy makes it in the daemon, it travels as arguments through somebody else's `config.json`, and arrives as the
+//! same value in the hook and again in the jail. There is one codec: [`Update::to_args`] and clap's derived parser.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use anyhow::{Result, bail, ensure};
+use clap::{Args, ValueEnum};
+use serde::{Deserialize, Serialize};
+
+/// Longest path that Linux takes in a system call, with its final NUL (`PATH_MAX`, limits.h).
+const PATH_MAX: usize = 4096;
+
+/// Most directories that one update takes; a container's `ld.so.conf` has a handful.
+const MAX_DIRS: usize = 256;
+
+/// A directory of the *container* that the linker shall search: absolute and fit for one line of `ld.so.conf`(5).
+///
+/// The syntax of that file has no quoting, so what would end or change its line is refused: control characters (a
+/// newline starts another line), `#` (a comment), `=` (the library type of glibc before 2.37) and blanks at the end,
+/// which ldconfig strips. A comma separates the values of `--folder`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+pub struct LibDir(String);
+
+impl LibDir {
+    /// The directory's path.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for LibDir {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        ensure!(!text.is_empty(), "folder is empty");
+        ensure!(!text.starts_with('-'), "folder {text:?} starts with -");
+        ensure!(text.starts_with('/'), "folder {text:?} is not absolute");
+        ensure!(text.len() < PATH_MAX, "folder is longer than {} bytes", PATH_MAX - 1);
+        if let Some(odd) = text.chars().find(|c| c.is_control() || "#=,".contains(*c)) {
+            bail!("folder {text:?} contains {odd:?}");
+        }
+        ensure!(!text.ends_with(' '), "folder {text:?} ends with a blank");
+        let mut path = String::with_capacity(text.len());
+        for part in text.split('/').filter(|part| !part.is_empty() && *part != ".") {
+            ensure!(part != "..", "folder {text:?} contains ..");
+            path.push('/');
+            path.push_str(part);
+        }
+        Ok(Self(if path.is_empty() { "/".into() } else { path }))
+    }
+}
+
+impl fmt::Display for LibDir {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What a hook that could not do its work tells the runtime.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnFailure {
+    /// Exit code 1: the container is not created. What `nvidia-cdi-hook` does.
+    #[default]
+    Fail,
+    /// Exit code 0 with the reason on stderr: the container starts with the cache that its image has.
+    Warn,
+}
+
+/// One refresh of a container's linker cache.
+#[derive(Clone, Debug, PartialEq, Eq, Args)]
+pub struct Update {
+    /// Directory of the container to add to its linker configuration; may be repeated or comma-separated
+    #[arg(long = "folder", value_name = "DIR", value_delimiter = ',', action = clap::ArgAction::Append)]
+    dirs: Vec<LibDir>,
+    /// Host path of ldconfig; a leading @ is dropped, and PATH.real is preferred where there is one
+    #[arg(long, value_name = "PATH", default_value = Update::LDCONFIG)]
+    ldconfig_path: PathBuf,
+    /// What the exit code says when the refresh fails
+    #[arg(long, value_enum, default_value_t)]
+    on_failure: OnFailure,
+    /// Seconds of wall-clock time after which the refresh is killed
+    #[arg(long, value_name = "SECONDS", default_value_t = Update::TIMEOUT, value_parser = clap::value_parser!(u32).range(1..=3600))]
+    timeout: u32,
+}
+
+impl Default for Update {
+    fn default() -> Self {
+        Self {
+            dirs: Vec::new(),
+            ldconfig_path: Self::LDCONFIG.into(),
+            on_failure: OnFailure::default(),
+            timeout: Self::TIMEOUT,
+        }
+    }
+}
+
+impl Update {
+    /// Where a host has ldconfig (FHS 3.0, section 3.16.2).
+    pub const LDCONFIG: &str = "/sbin/ldconfig";
+    /// Wall-clock limit of one refresh in seconds.
+    pub const TIMEOUT: u32 = 10;
+    /// The name of the sub-command that takes [`Self::to_args`].
+    pub const COMMAND: &str = "update-ldcache";
+
+    /// Adds a directory behind the others; one that is there already keeps its place, for the order is the search order.
+    pub fn add(&mut self, dir: LibDir) {
+        if !self.dirs.contains(&dir) && self.dirs.len() < MAX_DIRS {
+            self.dirs.push(dir);
+        }
+    }
+
+    /// The same update with the host path of ldconfig replaced.
+    pub fn with_ldconfig_path(mut self, path: impl Into<PathBuf>) -> Self {
+        self.ldconfig_path = path.into();
+        self
+    }
+
+    /// The same update with another answer to failure.
+    pub fn with_on_failure(mut self, on_failure: OnFailure) -> Self {
+        self.on_failure = on_failure;
+        self
+    }
+
+    /// The same update with another wall-clock limit, in seconds.
+    pub fn with_timeout(mut self, seconds: u32) -> Self {
+        self.timeout = seconds;
+        self
+    }
+
+    /// The directories to add, in search order, each once.
+    pub fn dirs(&self) -> &[LibDir] {
+        &self.dirs
+    }
+
+    /// Host path of ldconfig as it was given.
+    pub fn ldconfig_path(&self) -> &Path {
+        &self.ldconfig_path
+    }
+
+    /// What the exit code says when the refresh fails.
+    pub fn on_failure(&self) -> OnFailure {
+        self.on_failure
+    }
+
+    /// Wall-clock limit of the refresh.
+    pub fn timeout(&self) -> Duration {
+        Duration::from_secs(self.timeout.into())
+    }
+
+    /// Removes repeated directories, which a command line may carry and [`Self::add`] does not let in.
+    pub fn normalized(self) -> Result<Self> {
+        ensure!(self.dirs.len() <= MAX_DIRS, "more than {MAX_DIRS} folders");
+        let mut update = Self { dirs: Vec::new(), ..self.clone() };
+        self.dirs.into_iter().for_each(|dir| update.add(dir));
+        Ok(update)
+    }
+
+    /// The arguments behind the sub-command's name that make this value again; what is the default is left out.
+    pub fn to_args(&self) -> Vec<String> {
+        let default = Self::default();
+        let mut args = Vec::new();
+        if self.on_failure != default.on_failure {
+            args.push("--on-failure=warn".to_owned());
+        }
+        if self.timeout != default.timeout {
+            args.push(format!("--timeout={}", self.timeout));
+        }
+        if self.ldconfig_path != default.ldconfig_path {
+            args.push(format!("--ldconfig-path={}", self.ldconfig_path.display()));
+        }
+        args.extend(self.dirs.iter().map(|dir| format!("--folder={dir}")));
+        args
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        update: Update,
+    }
+
+    fn parse(args: &[&str]) -> Result<Update> {
+        Line::try_parse_from([&["x"], args].concat())?.update.normalized()
+    }
+
+    #[test]
+    fn arguments_make_the_same_value_again() {
+        let mut update = Update::default()
+            .with_on_failure(OnFailure::Warn)
+            .with_ldconfig_path("@/usr/sbin/ldconfig")
+            .with_timeout(3);
+        for dir in ["/b", "/a with blank/lib", "/usr/local/nvidia/lib64"] {
+            update.add(dir.parse().unwrap());
+        }
+        let args = update.to_args();
+        let again = parse(&args.iter().map(String::as_str).collect::<Vec<_>>()).unwrap();
+        assert_eq!(again, update);
+        assert_eq!(parse(&[]).unwrap(), Update::default());
+        assert!(Update::default().to_args().is_empty());
+    }
+
+    #[test]
+    fn folders_repeat_and_split_at_commas_in_order_and_once() {
+        let update = parse(&["--folder", "/b,/a", "--folder=/b/", "--folder=//c/./d"]).unwrap();
+        let dirs: Vec<_> = update.dirs().iter().map(LibDir::as_str).collect();
+        assert_eq!(dirs, ["/b", "/a", "/c/d"]);
+    }
+
+    #[test]
+    fn hostile_folders_are_refused_by_name() {
+        for (folder, reason) in [
+            ("", "empty"),
+            ("lib", "not absolute"),
+            ("-f/lib", "starts with -"),
+            ("/a/../b", "contains .."),
+            ("/..", "contains .."),
+            ("/a\n/b", "contains '\\n'"),
+            ("/a\0b", "contains '\\0'"),
+            ("/a#b", "contains '#'"),
+            ("/a=libc6", "contains '='"),
+            ("/a,b", "contains ','"),
+            ("/a ", "ends with a blank"),
+        ] {
+            let error = folder.parse::<LibDir>().unwrap_err().to_string();
+            assert!(error.contains(reason), "{folder:?}: {error}");
+        }
+        assert!(format!("/{}", "a".repeat(PATH_MAX)).parse::<LibDir>().is_err());
+    }
+
+    #[test]
+    fn more_folders_than_a_container_can_mean_are_refused() {
+        let folders: Vec<_> = (0..=MAX_DIRS).map(|i| format!("--folder=/d{i}")).collect();
+        let args: Vec<_> = folders.iter().map(String::as_str).collect();
+        assert!(parse(&args).is_err());
+        assert_eq!(parse(&args[1..]).unwrap().dirs().len(), MAX_DIRS);
+    }
+}
