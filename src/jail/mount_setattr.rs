@@ -1,0 +1,49 @@
+//! mount_setattr(2), Linux 5.12, which neither nix 0.31 nor rustix 1.1 has.
+
+use std::ffi::CStr;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use nix::errno::Errno;
+
+/// The attributes that make a mount one through which nothing can be written, run or opened as a device.
+pub(super) const READ_ONLY: u64 = libc::MOUNT_ATTR_RDONLY
+    | libc::MOUNT_ATTR_NOSUID
+    | libc::MOUNT_ATTR_NODEV
+    | libc::MOUNT_ATTR_NOEXEC;
+
+/// What to change.
+#[derive(Default)]
+pub(super) struct Change {
+    pub(super) set: u64,
+    pub(super) clear: u64,
+    /// `MS_PRIVATE` or nothing.
+    pub(super) propagation: u64,
+    /// Of the mount and all below it, instead of the one alone.
+    pub(super) recursive: bool,
+}
+
+/// Changes the mount that `mount` is the root of.
+pub(super) fn mount_setattr(mount: BorrowedFd<'_>, change: Change) -> nix::Result<()> {
+    const HERE: &CStr = c"";
+    let flags = libc::AT_EMPTY_PATH | if change.recursive { libc::AT_RECURSIVE } else { 0 };
+    let attr = libc::mount_attr {
+        attr_set: change.set,
+        attr_clr: change.clear,
+        propagation: change.propagation,
+        userns_fd: 0,
+    };
+    // SAFETY: the kernel reads a NUL-terminated string that is 'static, and `size_of` bytes of `attr`, which outlives the
+    // call; it writes to neither. `mount` is an open descriptor for as long as it is borrowed.
+    #[allow(unsafe_code)]
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_raw_fd(),
+            HERE.as_ptr(),
+            flags,
+            &raw const attr,
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    Errno::result(result).map(drop)
+}
