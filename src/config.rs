@@ -1,0 +1,271 @@
+//! [`Settings`]: what an operator may set, from four places with one schema.
+//!
+//! A flag or its `NRI_LDCACHE_*` twin wins over what the runtime passes at `Configure` (launched plugins get the content of
+//! their file in `/etc/nri/conf.d`), which wins over the file of `--config`, which wins over the default.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::{Args, ValueEnum};
+use glob::Pattern;
+use nri::Identity;
+use serde::Deserialize;
+
+use crate::injection::Injection;
+use crate::policy::{Mode, Policy};
+use crate::update::{LibDir, OnFailure, Update};
+
+/// Most bytes of a configuration file.
+const LIMIT: u64 = 1 << 20;
+
+/// How the daemon logs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// What is logged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogLevel {
+    /// What broke.
+    Error,
+    /// What an operator should look at.
+    Warn,
+    /// A line for each GPU container.
+    #[default]
+    Info,
+    /// A line for every container, with the reason.
+    Debug,
+}
+
+/// What may be set; what is not set here is set elsewhere or has its default.
+#[derive(Clone, Debug, Default, Deserialize, Args)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// Index of the plugin: two digits, the order in which the runtime asks its plugins [default: 90]
+    #[arg(long, value_name = "NN", env = "NRI_LDCACHE_IDX")]
+    pub idx: Option<String>,
+    /// Name of the plugin [default: nri-ldcache]
+    #[arg(long, env = "NRI_LDCACHE_NAME")]
+    pub name: Option<String>,
+    /// The runtime's NRI socket [default: /var/run/nri/nri.sock]
+    #[arg(long, value_name = "PATH", aliases = ["socket", "nri-socket"], env = "NRI_LDCACHE_SOCKET_PATH")]
+    pub socket_path: Option<PathBuf>,
+    /// Where this program is on the host, for the runtime to run as a hook [default: this program]
+    #[arg(long, value_name = "PATH", env = "NRI_LDCACHE_HOOK_PATH")]
+    pub hook_path: Option<PathBuf>,
+    /// Where the host's root is seen from here, to check the file at hook-path [default: /]
+    #[arg(long, value_name = "PATH", env = "NRI_LDCACHE_HOST_ROOT")]
+    pub host_root: Option<PathBuf>,
+    /// Host path of ldconfig [default: /sbin/ldconfig]
+    #[arg(long, value_name = "PATH", env = "NRI_LDCACHE_LDCONFIG_PATH")]
+    pub ldconfig_path: Option<PathBuf>,
+    /// Seconds after which a hook ends its refresh [default: 10]
+    #[arg(long, value_name = "SECONDS", env = "NRI_LDCACHE_TIMEOUT", value_parser = clap::value_parser!(u32).range(1..=3600))]
+    pub timeout: Option<u32>,
+    /// What happens to a container whose refresh fails [default: warn]
+    #[arg(long, value_enum, env = "NRI_LDCACHE_ON_FAILURE")]
+    pub on_failure: Option<OnFailure>,
+    /// Which containers are refreshed when no annotation says so [default: auto]
+    #[arg(long, value_enum, env = "NRI_LDCACHE_MODE")]
+    pub mode: Option<Mode>,
+    /// The annotation that toggles refreshes [default: ldcache.noderesource.dev]
+    #[arg(long, value_name = "KEY", env = "NRI_LDCACHE_ANNOTATION")]
+    pub annotation: Option<String>,
+    /// Namespaces that are left alone, comma-separated; * and ? match as in a shell
+    #[arg(
+        long,
+        value_name = "NAMESPACE",
+        value_delimiter = ',',
+        env = "NRI_LDCACHE_EXCLUDED_NAMESPACES"
+    )]
+    pub excluded_namespaces: Option<Vec<String>>,
+    /// Directories to add for every refreshed container, comma-separated
+    #[arg(long, value_name = "DIR", value_delimiter = ',', env = "NRI_LDCACHE_FOLDERS")]
+    pub folders: Option<Vec<String>>,
+    /// What is logged [default: info]
+    #[arg(long, value_enum, env = "NRI_LDCACHE_LOG_LEVEL")]
+    pub log_level: Option<LogLevel>,
+    /// How it is logged [default: text]
+    #[arg(long, value_enum, env = "NRI_LDCACHE_LOG_FORMAT")]
+    pub log_format: Option<LogFormat>,
+}
+
+macro_rules! first {
+    ($high:ident, $low:ident, $($field:ident),*) => { Settings { $($field: $high.$field.or($low.$field)),* } };
+}
+
+impl Settings {
+    /// Reads a TOML file.
+    pub fn read(path: &Path) -> Result<Self> {
+        let name = path.display();
+        let meta = fs::metadata(path).with_context(|| format!("open configuration {name}"))?;
+        ensure!(meta.len() <= LIMIT, "configuration {name} is larger than {} MiB", LIMIT >> 20);
+        let text =
+            fs::read_to_string(path).with_context(|| format!("read configuration {name}"))?;
+        Self::parse(&text).with_context(|| format!("configuration {name}"))
+    }
+
+    /// Reads what the runtime passed at `Configure`: the same schema without what comes too late.
+    pub fn from_runtime(text: &str) -> Result<Self> {
+        let settings = Self::parse(text).context("configuration from the runtime")?;
+        let late = [
+            ("idx", settings.idx.is_some()),
+            ("name", settings.name.is_some()),
+            ("socket_path", settings.socket_path.is_some()),
+            ("log_level", settings.log_level.is_some()),
+            ("log_format", settings.log_format.is_some()),
+        ];
+        match late.iter().find(|(_, set)| *set) {
+            Some((key, _)) => bail!(
+                "configuration from the runtime: {key} comes too late, set it by flag or environment"
+            ),
+            None => Ok(settings),
+        }
+    }
+
+    fn parse(text: &str) -> Result<Self> {
+        toml::from_str(text).map_err(|error| {
+            let line = error.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
+            anyhow::anyhow!("line {line}: {}", error.message().trim())
+        })
+    }
+
+    /// These settings, and where they say nothing, `lower`.
+    #[must_use]
+    pub fn over(self, lower: Self) -> Self {
+        first!(
+            self,
+            lower,
+            idx,
+            name,
+            socket_path,
+            hook_path,
+            host_root,
+            ldconfig_path,
+            timeout,
+            on_failure,
+            mode,
+            annotation,
+            excluded_namespaces,
+            folders,
+            log_level,
+            log_format
+        )
+    }
+
+    /// Who the plugin says it is.
+    pub fn identity(&self) -> Result<Identity> {
+        let (idx, name) =
+            (self.idx.as_deref().unwrap_or("90"), self.name.as_deref().unwrap_or("nri-ldcache"));
+        Ok(Identity::new(idx, name)?)
+    }
+
+    /// The runtime's socket.
+    pub fn socket_path(&self) -> &Path {
+        self.socket_path.as_deref().unwrap_or(Path::new("/var/run/nri/nri.sock"))
+    }
+
+    /// The policy that these settings make.
+    pub fn policy(&self) -> Result<Policy> {
+        let annotation = self.annotation.clone().unwrap_or_else(|| Policy::ANNOTATION.to_owned());
+        ensure!(
+            !annotation.is_empty() && !annotation.contains(|c: char| c == '/' || c.is_whitespace()),
+            "annotation {annotation:?} is not a key without a prefix"
+        );
+        let patterns = self.excluded_namespaces.iter().flatten();
+        let patterns = patterns
+            .map(|text| Pattern::new(text).with_context(|| format!("excluded namespace {text:?}")));
+        let folders = self.folders.iter().flatten().map(|dir| dir.parse::<LibDir>());
+        Ok(Policy {
+            mode: self.mode.unwrap_or_default(),
+            annotation,
+            excluded_namespaces: patterns.collect::<Result<_>>()?,
+            folders: folders.collect::<Result<_>>()?,
+            template: self.template()?,
+        })
+    }
+
+    fn template(&self) -> Result<Update> {
+        let path = self.ldconfig_path.clone().unwrap_or_else(|| Update::LDCONFIG.into());
+        // It is written into the container's configuration, whose strings are UTF-8.
+        ensure!(
+            path.to_str().is_some_and(|path| path.trim_start_matches('@').starts_with('/')),
+            "ldconfig path {} is not absolute",
+            path.display()
+        );
+        Ok(Update::default()
+            .with_ldconfig_path(path)
+            .with_on_failure(self.on_failure.unwrap_or(OnFailure::Warn))
+            .with_timeout(self.timeout.unwrap_or(Update::TIMEOUT)))
+    }
+
+    /// How hooks are injected.
+    pub fn injection(&self) -> Result<Injection> {
+        let path = match &self.hook_path {
+            Some(path) => path.clone(),
+            None => std::env::current_exe().context("find this program; set hook-path")?,
+        };
+        let timeout = Duration::from_secs(self.timeout.unwrap_or(Update::TIMEOUT).into());
+        Injection::new(&path, self.host_root.as_deref().unwrap_or(Path::new("/")), timeout)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_sets_everything_and_typos_are_named() {
+        let settings = Settings::parse(
+            "idx = '10'\nmode = 'disabled'\non_failure = 'fail'\nfolders = ['/a']\nexcluded_namespaces = ['kube-*']\nlog_format = 'json'",
+        )
+        .unwrap();
+        let policy = settings.policy().unwrap();
+        assert_eq!((policy.mode, policy.template.on_failure()), (Mode::Disabled, OnFailure::Fail));
+        assert!(policy.excluded_namespaces[0].matches("kube-system"));
+        assert_eq!(settings.identity().unwrap().to_string(), "10-nri-ldcache");
+        for (text, expected) in [
+            ("mode = 'auto'\nfoldesr = []", "line 2: unknown field `foldesr`"),
+            ("mode = 'maybe'", "line 1: unknown variant `maybe`"),
+            ("timeout = 'soon'", "line 1: invalid type"),
+            ("= 1", "line 1: "),
+        ] {
+            let error = format!("{:#}", Settings::parse(text).unwrap_err());
+            assert!(error.contains(expected), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn higher_settings_win_and_the_runtime_has_its_limits() {
+        let low = Settings::parse("idx = '10'\nmode = 'disabled'").unwrap();
+        let high = Settings::parse("idx = '20'").unwrap();
+        let both = high.over(low);
+        assert_eq!((both.idx.as_deref(), both.mode), (Some("20"), Some(Mode::Disabled)));
+        assert!(Settings::from_runtime("").is_ok());
+        let error = Settings::from_runtime("socket_path = '/x'").unwrap_err().to_string();
+        assert!(error.contains("socket_path comes too late"), "{error}");
+    }
+
+    #[test]
+    fn values_that_make_no_policy_are_named() {
+        for (text, expected) in [
+            ("folders = ['lib']", "\"lib\" is not absolute"),
+            ("annotation = 'a/b'", "\"a/b\" is not a key"),
+            ("excluded_namespaces = ['[']", "excluded namespace \"[\""),
+            ("ldconfig_path = 'ldconfig'", "ldconfig path ldconfig is not absolute"),
+        ] {
+            let error = format!("{:#}", Settings::parse(text).unwrap().policy().unwrap_err());
+            assert!(error.contains(expected), "{text}: {error}");
+        }
+        assert!(Settings::parse("idx = '7'").unwrap().identity().is_err());
+    }
+}

@@ -1,0 +1,162 @@
+//! [`Injection`]: the hook as it is put into a container, and the file on the host that it will run.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use nri::api::{ContainerAdjustment, Hook, OptionalInt};
+
+use crate::update::Update;
+
+/// What a hook has on top of the refresh's own limit: to read its input, and to say that the limit was reached.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// How hooks are injected.
+#[derive(Debug)]
+pub struct Injection {
+    /// The program's path on the host.
+    path: String,
+    /// The same file as this process sees it.
+    seen: PathBuf,
+    /// In whole seconds: the runtime kills a hook that takes longer.
+    timeout: i64,
+    /// The file that was found to be this program.
+    verified: Mutex<Option<Identity>>,
+}
+
+/// What tells a file from another that took its place (stat(2)): device, inode, size, time of modification and of change.
+type Identity = (u64, u64, u64, i64, i64, i64, i64);
+
+impl Injection {
+    /// Hooks that run the program at `path` of the host, whose root is seen at `host_root`.
+    pub fn new(path: &Path, host_root: &Path, timeout: Duration) -> Result<Self> {
+        let name = path.display();
+        let below =
+            path.strip_prefix("/").with_context(|| format!("hook path {name} is not absolute"))?;
+        let text = path.to_str().with_context(|| format!("hook path {name} is not UTF-8"))?;
+        Ok(Self {
+            path: text.to_owned(),
+            seen: host_root.join(below),
+            timeout: (timeout + GRACE).as_secs() as i64,
+            verified: Mutex::new(None),
+        })
+    }
+
+    /// Is the file on the host there, executable, and this very program? A hook that can't be run stops every container
+    /// that has it, so nothing may be injected then.
+    ///
+    /// It costs one stat(2) while the file is the one that was found good before.
+    pub fn verify(&self) -> Result<()> {
+        let name = self.seen.display();
+        let meta = fs::metadata(&self.seen).with_context(|| format!("find hook {name}"))?;
+        let identity = (
+            meta.dev(),
+            meta.ino(),
+            meta.size(),
+            meta.mtime(),
+            meta.mtime_nsec(),
+            meta.ctime(),
+            meta.ctime_nsec(),
+        );
+        let mut verified = self.verified.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if *verified == Some(identity) {
+            return Ok(());
+        }
+        *verified = None;
+        ensure!(meta.is_file(), "hook {name} is not a regular file");
+        ensure!(
+            meta.permissions().mode() & 0o111 == 0o111,
+            "hook {name} is not executable for all"
+        );
+        let ours = same(&self.seen, Path::new("/proc/self/exe"))
+            .with_context(|| format!("compare hook {name}"))?;
+        ensure!(ours, "hook {name} is another program, or another version of this one");
+        *verified = Some(identity);
+        Ok(())
+    }
+
+    /// The hook that does `update`. Its environment is set, for without one runc would give it the container's, and with
+    /// it whatever `LD_PRELOAD` the image has (CVE-2025-23266).
+    pub fn hook(&self, update: &Update) -> Hook {
+        let args =
+            ["nri-ldcache", Update::COMMAND].map(str::to_owned).into_iter().chain(update.to_args());
+        Hook {
+            path: self.path.clone(),
+            args: args.collect(),
+            env: vec!["PATH=/usr/sbin:/usr/bin:/sbin:/bin".to_owned()],
+            timeout: Some(OptionalInt { value: self.timeout, ..OptionalInt::default() }).into(),
+            ..Hook::default()
+        }
+    }
+
+    /// The adjustment that adds the hook, and nothing else that could conflict with another plugin.
+    pub fn adjustment(&self, update: &Update) -> ContainerAdjustment {
+        let mut adjustment = ContainerAdjustment::default();
+        adjustment.hooks.mut_or_insert_default().create_container.push(self.hook(update));
+        adjustment
+    }
+}
+
+/// Have both files the same content?
+fn same(one: &Path, other: &Path) -> Result<bool> {
+    let (mut one, mut other) = (File::open(one)?, File::open(other)?);
+    if one.metadata()?.len() != other.metadata()?.len() {
+        return Ok(false);
+    }
+    let (mut left, mut right) = ([0; 16 << 10], [0; 16 << 10]);
+    loop {
+        let count = one.read(&mut left)?;
+        if count == 0 {
+            return Ok(true);
+        }
+        if other.read_exact(&mut right[..count]).is_err() || left[..count] != right[..count] {
+            return Ok(false);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::Permissions;
+
+    #[test]
+    fn only_this_program_is_injected() {
+        let host = tempfile::tempdir().unwrap();
+        let file = host.path().join("hook");
+        let injection =
+            Injection::new(Path::new("/hook"), host.path(), Duration::from_secs(10)).unwrap();
+        let error = |injection: &Injection| format!("{:#}", injection.verify().unwrap_err());
+        assert!(error(&injection).starts_with("find hook"), "{}", error(&injection));
+        fs::copy("/proc/self/exe", &file).unwrap();
+        fs::set_permissions(&file, Permissions::from_mode(0o644)).unwrap();
+        assert!(error(&injection).contains("not executable"));
+        fs::set_permissions(&file, Permissions::from_mode(0o755)).unwrap();
+        injection.verify().unwrap();
+        injection.verify().unwrap();
+        fs::write(&file, "").unwrap();
+        assert!(error(&injection).contains("another program"), "{}", error(&injection));
+        fs::remove_file(&file).unwrap();
+        fs::create_dir(&file).unwrap();
+        assert!(error(&injection).contains("not a regular file"));
+    }
+
+    #[test]
+    fn the_hook_has_arguments_an_environment_and_a_limit_above_its_own() {
+        let injection =
+            Injection::new(Path::new("/opt/x"), Path::new("/host"), Duration::from_secs(10))
+                .unwrap();
+        let mut update = Update::default();
+        update.add("/a".parse().unwrap());
+        let adjustment = injection.adjustment(&update);
+        let [hook] = &adjustment.hooks.create_container[..] else { panic!("{adjustment:?}") };
+        assert_eq!((hook.path.as_str(), hook.timeout.value), ("/opt/x", 15));
+        assert_eq!(hook.args, ["nri-ldcache", "update-ldcache", "--folder=/a"]);
+        assert!(!hook.env.is_empty());
+        assert!(Injection::new(Path::new("x"), Path::new("/"), GRACE).is_err());
+    }
+}
