@@ -1,1 +1,45 @@
-//! x
+//! Refreshes the linker cache of GPU containers: an NRI plugin, and the isolated OCI hook that it injects.
+//!
+//! A pod asks for an NVIDIA GPU. Somebody (a device plugin, a CDI spec, a volume) puts driver libraries into its
+//! container, and nobody refreshes the container's `/etc/ld.so.cache`, so that `libcuda.so.1` is not found. This program
+//! sees the container being created, decides whether it is one of those, and adds one `createContainer` hook: itself.
+//!
+//! ```text
+//! containerd / CRI-O            nri-ldcache run                  update-ldcache             the jail
+//! CreateContainer ───NRI──▶ signal, policy ─▶ Update ─argv─▶  State ─▶ Rootfs ─cwd──▶  enter ─▶ Jail
+//!                 ◀──────── injection (hook)                  ldconfig: sealed ─fd 0─▶ ld_so_conf, exec
+//! ```
+//!
+//! Three processes, one value: [`update::Update`] is made by the policy, travels as arguments through the runtime's
+//! `config.json`, and arrives as the same value. And a witness: what writes below `/etc` or runs ldconfig asks for a
+//! [`jail::Jail`], which only [`jail::enter`] makes, so that refreshing the host's own cache does not compile.
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "tests may"))]
+
+// What was typed.
+pub mod cli;
+// What an operator may set.
+pub mod config;
+// The daemon: connected to the runtime, asked about each container.
+pub mod plugin;
+// What it logs.
+pub mod log;
+// Who asked for a GPU.
+pub mod signal;
+// What to do about it. Pure.
+pub mod policy;
+// The same for people.
+pub mod explain;
+// What is to be done: the value that crosses both process borders.
+pub mod update;
+// The hook that carries it, and the file on the host that the hook runs.
+pub mod injection;
+// The hook itself, outside and inside.
+pub mod hook;
+// Which container the runtime means.
+pub mod oci;
+// The only place that changes namespaces and mounts.
+pub mod jail;
+// What the container's linker is told.
+pub mod ld_so_conf;
+// The program that writes the cache.
+pub mod ldconfig;

@@ -1,0 +1,252 @@
+//! [`Command`]: what was typed, or what a runtime or a CDI spec made of it.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use clap::error::ErrorKind;
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::Settings;
+use crate::update::Update;
+
+/// Refreshes the linker cache of GPU containers.
+#[derive(Debug, Parser)]
+#[command(name = "nri-ldcache", version, max_term_width = 100, disable_help_subcommand = true)]
+struct Line {
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve a container runtime as its NRI plugin
+    Run(RunArgs),
+    /// Refresh the linker cache of a container that is being created (an OCI hook)
+    #[command(name = Update::COMMAND)]
+    UpdateLdcache(UpdateArgs),
+    /// Tell what would be done with a container, and why
+    Explain(ExplainArgs),
+    /// The part of update-ldcache that runs inside; only it starts this
+    #[command(hide = true)]
+    Jail(Update),
+    /// A hook of NVIDIA's toolkit that this program does not have
+    #[command(skip)]
+    Unsupported(String),
+}
+
+/// Arguments of `run`.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// A TOML file with the names of these flags as keys, written with underscores
+    #[arg(long, value_name = "FILE", env = "NRI_LDCACHE_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// What is set here and in the environment
+    #[command(flatten)]
+    pub settings: Settings,
+}
+
+impl RunArgs {
+    /// The settings of flags, environment and file.
+    pub fn settings(self) -> Result<Settings> {
+        let file = self.config.as_deref().map(Settings::read).transpose()?;
+        Ok(self.settings.over(file.unwrap_or_default()))
+    }
+}
+
+/// Arguments of `update-ldcache`.
+#[derive(Debug, Args)]
+pub struct UpdateArgs {
+    /// The update
+    #[command(flatten)]
+    pub update: Update,
+    /// A file with the container's OCI state; empty or - is standard input
+    #[arg(long, value_name = "FILE", default_value = "-")]
+    pub container_spec: OsString,
+}
+
+/// Arguments of `explain`.
+#[derive(Debug, Args)]
+pub struct ExplainArgs {
+    /// An OCI config.json, the output of crictl inspect, or a CRI container configuration; - is standard input
+    #[arg(value_name = "CONTAINER")]
+    pub container: PathBuf,
+    /// The output of crictl inspectp, or a CRI pod configuration
+    #[arg(long, value_name = "FILE")]
+    pub pod: Option<PathBuf>,
+    /// The daemon's configuration
+    #[command(flatten)]
+    pub run: RunArgs,
+}
+
+/// What was typed and can't be done.
+#[derive(Debug)]
+pub enum Usage {
+    /// Help or the version was asked for.
+    Asked(String),
+    /// A mistake, in one line.
+    Mistake(String),
+}
+
+/// Parses a command line; `launched` is whether a runtime started this process as its plugin.
+pub fn parse(args: impl IntoIterator<Item = OsString>, launched: bool) -> Result<Command, Usage> {
+    let mut args: Vec<OsString> = args.into_iter().collect();
+    if let Some(name) = toolkit_name(&args)
+        && let Some(unsupported) = as_toolkit(name, &mut args)
+    {
+        return Ok(Command::Unsupported(unsupported));
+    }
+    as_plugin(&mut args, launched);
+    match Line::try_parse_from(args).map(|line| line.command) {
+        Ok(command) => normalized(command).map_err(|error| Usage::Mistake(format!("{error:#}"))),
+        Err(error)
+            if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) =>
+        {
+            Err(Usage::Asked(error.to_string()))
+        }
+        Err(error) => Err(Usage::Mistake(one_line(&error))),
+    }
+}
+
+/// The first paragraph without its `error: `; what clap adds is usage and tips, and a hook's message is one line of a log.
+fn one_line(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let paragraph = text.split("\n\n").next().unwrap_or_default();
+    let words: Vec<_> = paragraph.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let line = words.join(" ");
+    line.strip_prefix("error: ").unwrap_or(&line).to_owned()
+}
+
+fn normalized(command: Command) -> Result<Command> {
+    Ok(match command {
+        Command::UpdateLdcache(args) => {
+            Command::UpdateLdcache(UpdateArgs { update: args.update.normalized()?, ..args })
+        }
+        Command::Jail(update) => Command::Jail(update.normalized()?),
+        other => other,
+    })
+}
+
+/// The name under which this program was called, if it is one of NVIDIA's toolkit: a CDI spec that calls `update-ldcache`
+/// works when its path alone is changed to this program's.
+fn toolkit_name(args: &[OsString]) -> Option<&'static str> {
+    let name = Path::new(args.first()?).file_name()?.to_str()?;
+    ["nvidia-cdi-hook", "nvidia-ctk"].into_iter().find(|known| *known == name)
+}
+
+/// Turns a command line of the toolkit into one of ours, or tells which of its hooks it calls that is not here.
+fn as_toolkit(name: &str, args: &mut Vec<OsString>) -> Option<String> {
+    let is = |arg: &OsString, words: &[&str]| arg.to_str().is_some_and(|arg| words.contains(&arg));
+    let flag = |arg: &OsString| {
+        is(
+            arg,
+            &[
+                "--debug",
+                "-d",
+                "--quiet",
+                "-q",
+                "--debug=true",
+                "--debug=false",
+                "--quiet=true",
+                "--quiet=false",
+            ],
+        )
+    };
+    while args.get(1).is_some_and(flag)
+        || (name == "nvidia-ctk" && args.get(1).is_some_and(|arg| is(arg, &["hook"])))
+    {
+        args.remove(1);
+    }
+    match args.get(1) {
+        Some(arg) if is(arg, &[Update::COMMAND, "--help", "-h", "--version"]) => None,
+        Some(other) => Some(other.to_string_lossy().into_owned()),
+        None => Some("nothing".to_owned()),
+    }
+}
+
+/// A plugin is started without a sub-command: by the runtime with no argument at all, or with the flags that NRI plugins
+/// take, which Go's flag package spells with one dash or two.
+fn as_plugin(args: &mut Vec<OsString>, launched: bool) {
+    let first = args.get(1).and_then(|arg| arg.to_str());
+    let ours = ["-h", "--help", "-V", "--version"];
+    if first.map_or(launched, |first| first.starts_with('-') && !ours.contains(&first)) {
+        args.insert(1, "run".into());
+    }
+    if args.get(1).is_none_or(|arg| arg != "run") {
+        return;
+    }
+    for arg in &mut args[2..] {
+        let flag = arg
+            .to_str()
+            .and_then(|arg| arg.strip_prefix('-'))
+            .filter(|flag| flag.len() > 1 && !flag.starts_with('-'));
+        if let Some(flag) = flag {
+            *arg = format!("--{flag}").into();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(line: &str, launched: bool) -> Result<Command, Usage> {
+        parse(line.split(' ').map(OsString::from), launched)
+    }
+
+    fn mistake(line: &str) -> String {
+        match parsed(line, false) {
+            Err(Usage::Mistake(line)) => line,
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn plugins_start_as_runtimes_and_people_start_them() {
+        for line in ["x run", "x -idx 10", "x --idx=10 -socket-path /s", "x run -socket /s -name n"]
+        {
+            assert!(matches!(parsed(line, false), Ok(Command::Run(_))), "{line}");
+        }
+        assert!(matches!(parsed("/opt/nri/plugins/90-nri-ldcache", true), Ok(Command::Run(_))));
+        assert!(matches!(parsed("x", false), Err(Usage::Mistake(_))));
+        let Ok(Command::Run(args)) = parsed("x -idx 10 -socket-path=/s", false) else { panic!() };
+        assert_eq!(
+            (args.settings.idx.as_deref(), args.settings.socket_path()),
+            (Some("10"), Path::new("/s"))
+        );
+    }
+
+    #[test]
+    fn the_toolkits_command_lines_work_under_its_names() {
+        for line in [
+            "/usr/bin/nvidia-cdi-hook update-ldcache --folder /a --ldconfig-path @/sbin/ldconfig",
+            "nvidia-ctk hook update-ldcache --folder /a",
+            "nvidia-cdi-hook --debug --quiet update-ldcache --container-spec -",
+        ] {
+            assert!(matches!(parsed(line, false), Ok(Command::UpdateLdcache(_))), "{line}");
+        }
+        for line in [
+            "nvidia-cdi-hook create-symlinks --link a::b",
+            "nvidia-ctk hook chmod",
+            "nvidia-cdi-hook",
+        ] {
+            assert!(matches!(parsed(line, false), Ok(Command::Unsupported(_))), "{line}");
+        }
+        assert!(mistake("nri-ldcache create-symlinks").contains("unrecognized subcommand"));
+    }
+
+    #[test]
+    fn mistakes_are_one_line_that_names_the_object() {
+        for (line, named) in [
+            ("x update-ldcache --folder ../x", "'../x' for '--folder <DIR>'"),
+            ("x update-ldcache --on-failure maybe", "'maybe' for '--on-failure"),
+            ("x update-ldcache --foldr /x", "'--foldr'"),
+            ("x run --mode sometimes", "'sometimes'"),
+            ("x explain", "<CONTAINER>"),
+        ] {
+            let said = mistake(line);
+            assert!(said.contains(named) && said.lines().count() == 1, "{line}: {said}");
+        }
+    }
+}

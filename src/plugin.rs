@@ -1,0 +1,232 @@
+//! The daemon: an NRI plugin that stays connected. The only module, with its children, that knows tokio.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use nri::api::{Container, ContainerAdjustment, PodSandbox};
+use nri::{Closed, Event, Events, Identity, Launch, Plugin, Runtime, Session};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
+
+use crate::config::Settings;
+use crate::injection::Injection;
+use crate::policy::{Decision, Policy, Verdict, decide};
+
+/// Delays between attempts to connect: doubled from the first to the last, begun anew after a session that lasted.
+const FIRST_DELAY: Duration = Duration::from_millis(100);
+const LAST_DELAY: Duration = Duration::from_secs(5);
+const LASTED: Duration = Duration::from_secs(30);
+
+/// Runs until SIGTERM or SIGINT, or, if the runtime launched us, until it closes the connection.
+pub fn run(settings: Settings) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("start tokio")?;
+    runtime.block_on(serve(settings))
+}
+
+async fn serve(settings: Settings) -> Result<()> {
+    let plugin = Arc::new(Ldcache::new(settings.clone())?);
+    let stop = stop_signal()?;
+    if let Some(launch) = Launch::from_env(|name| std::env::var(name).ok())? {
+        let identity = launch.identity().clone();
+        let closed = launch.connect()?.run(identity.clone(), plugin, stopped(stop)).await?;
+        // The runtime never launches a plugin again, and kills the one it has closed.
+        tracing::info!(plugin = %identity, %closed, "session ended");
+        return Ok(());
+    }
+    stay_connected(&settings, plugin, stop).await
+}
+
+async fn stay_connected(
+    settings: &Settings,
+    plugin: Arc<Ldcache>,
+    stop: watch::Receiver<bool>,
+) -> Result<()> {
+    let identity = settings.identity()?;
+    let path = settings.socket_path();
+    let mut delay = FIRST_DELAY;
+    let mut complained = String::new();
+    while !*stop.borrow() {
+        let start = Instant::now();
+        match session(path, &identity, &plugin, stop.clone()).await {
+            Ok(Closed::ByShutdown) => break,
+            Ok(closed) => {
+                tracing::warn!(plugin = %identity, %closed, "session ended, containers are created without hooks");
+                complained.clear();
+            }
+            // The same trouble is told once, not every five seconds.
+            Err(error) if format!("{error:#}") != complained => {
+                complained = format!("{error:#}");
+                tracing::warn!(plugin = %identity, error = %complained, "not connected, will try again; is NRI enabled in the runtime?");
+            }
+            Err(_) => {}
+        }
+        delay = if start.elapsed() > LASTED { FIRST_DELAY } else { (delay * 2).min(LAST_DELAY) };
+        tokio::select! {
+            () = sleep(delay) => {}
+            () = stopped(stop.clone()) => {}
+        }
+    }
+    tracing::info!(plugin = %identity, "stopped");
+    Ok(())
+}
+
+async fn session(
+    path: &std::path::Path,
+    identity: &Identity,
+    plugin: &Arc<Ldcache>,
+    stop: watch::Receiver<bool>,
+) -> Result<Closed> {
+    let session = Session::connect(path).await?;
+    Ok(session.run(identity.clone(), Arc::clone(plugin), stopped(stop)).await?)
+}
+
+/// Becomes true with the first SIGTERM or SIGINT.
+fn stop_signal() -> Result<watch::Receiver<bool>> {
+    let (sender, receiver) = watch::channel(false);
+    let mut terminate = signal(SignalKind::terminate()).context("handle SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("handle SIGINT")?;
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        sender.send_replace(true);
+    });
+    Ok(receiver)
+}
+
+async fn stopped(mut stop: watch::Receiver<bool>) {
+    // An error means that the sender is gone, and it sends before it goes.
+    let _ = stop.wait_for(|stop| *stop).await;
+}
+
+/// The plugin: what the operator set, and what follows of it.
+#[derive(Debug)]
+struct Ldcache {
+    settings: Settings,
+    active: Mutex<Arc<Active>>,
+}
+
+/// Settings in force.
+#[derive(Debug)]
+struct Active {
+    policy: Policy,
+    injection: Injection,
+    /// The last trouble with the hook's file that was told.
+    complained: Mutex<Option<String>>,
+}
+
+impl Ldcache {
+    fn new(settings: Settings) -> Result<Self> {
+        let active = Active::new(&settings)?;
+        Ok(Self { settings, active: Mutex::new(Arc::new(active)) })
+    }
+
+    fn active(&self) -> Arc<Active> {
+        Arc::clone(&self.active.lock().unwrap_or_else(|poisoned| poisoned.into_inner()))
+    }
+}
+
+impl Plugin for Ldcache {
+    async fn configure(
+        &self,
+        config: &str,
+        runtime: &Runtime,
+    ) -> Result<Events, nri::HandlerError> {
+        let settings = self.settings.clone().over(Settings::from_runtime(config)?);
+        let active = Arc::new(Active::new(&settings)?);
+        *self.active.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Arc::clone(&active);
+        tracing::info!(
+            runtime = %runtime.name, version = %runtime.version, nri = runtime.nri_version.as_deref().unwrap_or("unknown"),
+            "registered"
+        );
+        if runtime.name == "docker" {
+            tracing::warn!("docker ignores the hooks that plugins add: nothing will be refreshed");
+        }
+        active.hook_is_good();
+        Ok(Event::CreateContainer | Event::PostCreateContainer | Event::PostStartContainer)
+    }
+
+    async fn synchronized(&self) {
+        tracing::info!("synchronized, containers created from now on are looked at");
+    }
+
+    async fn create_container(
+        &self,
+        pod: PodSandbox,
+        container: Container,
+    ) -> Result<Option<ContainerAdjustment>, nri::HandlerError> {
+        let active = self.active();
+        // An error here would stop the container, and a GPU container with an old cache is better than none.
+        let adjustment = catch_unwind(AssertUnwindSafe(|| active.adjust(&pod, &container)));
+        Ok(adjustment.unwrap_or_else(|_| {
+            tracing::error!(namespace = %pod.namespace, pod = %pod.name, container = %container.name, "panicked, container left alone");
+            None
+        }))
+    }
+}
+
+impl Active {
+    fn new(settings: &Settings) -> Result<Self> {
+        Ok(Self {
+            policy: settings.policy()?,
+            injection: settings.injection()?,
+            complained: Mutex::new(None),
+        })
+    }
+
+    fn adjust(&self, pod: &PodSandbox, container: &Container) -> Option<ContainerAdjustment> {
+        let decision = decide(&self.policy, pod, container);
+        log(pod, container, &decision);
+        let Verdict::Update(update, _) = &decision.verdict else { return None };
+        self.hook_is_good().then(|| self.injection.adjustment(update))
+    }
+
+    /// Looks at the hook's file, and tells trouble with it once.
+    fn hook_is_good(&self) -> bool {
+        let trouble = self.injection.verify().err().map(|error| format!("{error:#}"));
+        let mut complained =
+            self.complained.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if let Some(error) = trouble.as_ref().filter(|error| complained.as_ref() != Some(error)) {
+            tracing::error!(%error, "no hooks will be injected");
+        }
+        *complained = trouble;
+        complained.is_none()
+    }
+}
+
+/// One line for each decision: those about GPU containers at info, the others at debug.
+fn log(pod: &PodSandbox, container: &Container, decision: &Decision) {
+    let (namespace, pod_name, name) = (&pod.namespace, &pod.name, &container.name);
+    for refused in &decision.refused {
+        tracing::warn!(%namespace, pod = %pod_name, container = %name, "refused: {refused}");
+    }
+    match &decision.verdict {
+        Verdict::Update(update, signals) => {
+            let because: Vec<_> = signals.iter().map(ToString::to_string).collect();
+            let dirs: Vec<_> = update.dirs().iter().map(|dir| dir.as_str()).collect();
+            tracing::info!(
+                %namespace, pod = %pod_name, container = %name, id = %container.id,
+                because = because.join(", "), folders = dirs.join(","), "update"
+            );
+        }
+        Verdict::Leave(reason) if !reason.is_of_interest() => {
+            tracing::debug!(
+                %namespace, pod = %pod_name, container = %name, id = %container.id,
+                reason = reason.word(), "leave: {reason}"
+            );
+        }
+        Verdict::Leave(reason) => {
+            tracing::info!(
+                %namespace, pod = %pod_name, container = %name, id = %container.id,
+                reason = reason.word(), "leave: {reason}"
+            );
+        }
+    }
+}
