@@ -105,6 +105,9 @@ pub fn parse(args: impl IntoIterator<Item = OsString>, launched: bool) -> Result
         {
             Err(Usage::Asked(error.to_string()))
         }
+        Err(error) if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            Err(Usage::Mistake("a subcommand is missing, see --help".to_owned()))
+        }
         Err(error) => Err(Usage::Mistake(one_line(&error))),
     }
 }

@@ -18,14 +18,14 @@
 //!
 //! The container's own root filesystem is what the attacker owns already: what he makes the update write there is his.
 
-use std::fs;
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use nix::fcntl::{OFlag, open};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::prctl;
 use nix::sys::stat::{Mode, stat};
 use nix::unistd::{chdir, chroot, pivot_root};
 
@@ -35,7 +35,10 @@ mod mountinfo;
 mod stage;
 mod tree;
 
+use mountinfo::MountInfo;
 pub use stage::run;
+
+const NONE: Option<&str> = None;
 
 /// Proof that `/` of this process is a container's root and not the host's.
 ///
@@ -50,29 +53,27 @@ pub struct Jail {
 /// The namespace is made here and not by the caller, so that there is no way to this code that changes the host's mounts.
 /// The directory is the working directory, not a path: it stays the one that was checked, also across the new namespace.
 pub fn enter() -> Result<Jail> {
-    nix::sys::prctl::set_no_new_privs().context("set no_new_privs")?;
+    prctl::set_no_new_privs().context("set no_new_privs")?;
     let here = std::env::current_dir().context("get working directory")?;
     let (root, host) = (stat(".").context("stat .")?, stat("/").context("stat /")?);
-    ensure!(
-        (root.st_dev, root.st_ino) != (host.st_dev, host.st_ino),
-        "working directory is the host's own /"
-    );
+    let same = (root.st_dev, root.st_ino) == (host.st_dev, host.st_ino);
+    ensure!(!same, "working directory is the host's own /");
     unshare(CloneFlags::CLONE_NEWNS).context("unshare mount namespace")?;
-    const NONE: Option<&str> = None;
-    mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE)
-        .context("make mounts private")?;
-    tree::attach(&here).context("attach container root")?;
-    // The container's own procfs and sysfs, wherever the runtime mounted them; read while there is a /proc to read.
-    let full = mountinfo::pseudo_filesystems_below(&here).context("read /proc/self/mountinfo")?;
-    change_root()?;
+    let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+    mount(NONE, "/", NONE, private, NONE).context("make mounts private")?;
+    // Read while there is a /proc to read.
+    let mounts = MountInfo::read().context("read /proc/self/mountinfo")?;
+    tree::attach(&here, &mounts).context("attach container root")?;
+    change_root(&mounts)?;
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let jail = Jail { root: open("/", flags, Mode::empty()).context("open /")? };
-    for path in
-        ["/proc", "/sys", "/dev"].iter().map(Path::new).chain(full.iter().map(|p| p.as_path()))
-    {
+    // The container's own procfs and sysfs, wherever the runtime mounted them, and its devices.
+    let mut covered = mounts.pseudo_filesystems_below(&here);
+    covered.extend(["/proc", "/sys", "/dev"].map(PathBuf::from));
+    for path in &covered {
         tree::cover(&jail, path).with_context(|| format!("cover {}", path.display()))?;
     }
-    // ldconfig reads and would write its auxiliary cache there; it is no part of what an update leaves behind.
+    // ldconfig reads its auxiliary cache there and would write it, which is no part of what an update leaves behind.
     tree::protect(&jail, Path::new("/var/cache")).context("make /var/cache read-only")?;
     Ok(jail)
 }
@@ -81,24 +82,23 @@ pub fn enter() -> Result<Jail> {
 ///
 /// `pivot_root(".", ".")` stacks the old root upon the new one, from where it is detached (pivot_root(2), "Notes").
 /// A root on an initramfs can't be pivoted (EINVAL): it is moved, after every mount that could name the old one is gone.
-fn change_root() -> Result<()> {
+fn change_root(mounts: &MountInfo) -> Result<()> {
     match pivot_root(".", ".") {
         Ok(()) => umount2(".", MntFlags::MNT_DETACH).context("detach host root")?,
-        Err(nix::Error::EINVAL) => move_root().context("move root")?,
+        Err(nix::Error::EINVAL) => move_root(mounts).context("move root")?,
         Err(error) => return Err(error).context("pivot root"),
     }
     chdir("/").context("change to /")
 }
 
-fn move_root() -> Result<()> {
-    let table = fs::read_to_string("/proc/self/mountinfo").context("read /proc/self/mountinfo")?;
-    for path in mountinfo::pseudo_filesystems(&table) {
-        // A mount below one that has just been detached is gone already.
-        if let Err(error) = umount2(&path, MntFlags::MNT_DETACH) {
-            tracing::debug!(path = %path.display(), %error, "not unmounted");
+fn move_root(mounts: &MountInfo) -> Result<()> {
+    for path in mounts.pseudo_filesystems() {
+        match umount2(path, MntFlags::MNT_DETACH) {
+            // A mount below one that has just been detached is gone already.
+            Ok(()) | Err(nix::Error::EINVAL | nix::Error::ENOENT) => {}
+            Err(error) => return Err(error).with_context(|| format!("unmount {}", path.display())),
         }
     }
-    const NONE: Option<&str> = None;
     mount(Some("."), "/", NONE, MsFlags::MS_MOVE, NONE).context("mount over /")?;
     chroot(".").context("change root")
 }

@@ -1,1 +1,23 @@
-fn main() {}
+//! Black-box tests: the real binary, real runtimes. One test binary, so that nodes are shared and linking happens once.
+
+// What the tests stand on, from the machine up to the pod.
+mod bundle;
+mod cache;
+mod containerd;
+mod cri;
+mod daemon;
+mod debian;
+mod gpu;
+mod image;
+mod installation;
+mod matrix;
+mod node;
+mod pod;
+mod shell;
+
+// A subject each.
+mod e2e;
+mod hook;
+mod hostile;
+mod input;
+mod tidy;

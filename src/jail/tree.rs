@@ -14,17 +14,20 @@ use rustix::mount::{
     fsmount, fsopen, move_mount, open_tree,
 };
 
+use super::Jail;
 use super::mount_setattr::{Change, READ_ONLY, mount_setattr};
-use super::{Jail, mountinfo};
+use super::mountinfo::MountInfo;
 
 const NONE: Option<&str> = None;
 
 /// Mounts a clone of the working directory, whose path is `here`, upon itself and changes into it.
 ///
 /// All of it becomes read-only, then its top alone writable again: volumes, driver directories and whatever else is
-/// mounted below can't be written through it. A top that was read-only before stays so: somebody meant it.
-pub(super) fn attach(here: &Path) -> Result<()> {
-    let writable = !statvfs(".").context("stat filesystem")?.flags().contains(FsFlags::ST_RDONLY);
+/// mounted below can't be written through it. A top that was read-only before stays so, for it may be the host's, unless
+/// it is the runtime that made it so.
+pub(super) fn attach(here: &Path, mounts: &MountInfo) -> Result<()> {
+    let read_only = statvfs(".").context("stat filesystem")?.flags().contains(FsFlags::ST_RDONLY);
+    let writable = !read_only || mounts.covers_writable(here);
     match clone_read_only(writable) {
         Ok(tree) => {
             let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
@@ -64,9 +67,10 @@ fn bind_read_only(here: &Path, writable: bool) -> Result<()> {
     mount(Some(here), here, NONE, MsFlags::MS_BIND | MsFlags::MS_REC, NONE)
         .context("bind container root")?;
     chdir(here).context("change into the bound root")?;
-    for path in mountinfo::mount_points_below(here).context("read /proc/self/mountinfo")? {
+    let mounts = MountInfo::read().context("read /proc/self/mountinfo")?;
+    for path in mounts.points_below(here) {
         let top = path == here;
-        match remount(&path, !(top && writable)) {
+        match remount(path, !(top && writable)) {
             // Hidden below another mount: as unreachable for the image as it is here.
             Err(Errno::EINVAL | Errno::ENOENT | Errno::ENOTDIR) if !top => {}
             done => done.with_context(|| format!("remount {}", path.display()))?,

@@ -1,0 +1,258 @@
+//! GPU pods on real container runtimes: containerd 1.7 and 2.1, each with runc and with crun.
+
+use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::cri::{Ran, Sandbox};
+use crate::gpu;
+use crate::image;
+use crate::installation::Installation;
+use crate::matrix::{binary, everywhere, without_plugin};
+use crate::node::{self, Release};
+use crate::pod::{Container, Pod};
+
+const ANNOTATION: &str = "ldcache.noderesource.dev";
+const FOLDERS: &str = "folders.ldcache.noderesource.dev";
+
+/// The ways in which a pod gets a GPU, each the one and only sign of it; [`gpu::with_app`] in, request out.
+type Request = fn(Pod, Container) -> (Pod, Container);
+
+const BY_DEVICES: Request = |pod, container| (pod, gpu::devices(gpu::files(container)));
+const BY_CDI: Request = |pod, container| (pod, container.cdi(gpu::CDI));
+const BY_CDI_ANNOTATION: Request =
+    |pod, container| (pod, container.annotation("cdi.k8s.io/test", gpu::CDI));
+const BY_ENV: Request =
+    |pod, container| (pod, gpu::files(container).env("NVIDIA_VISIBLE_DEVICES", "all"));
+const BY_FILES: Request = |pod, container| (pod, gpu::files(container));
+const BY_DIRECTORY: Request =
+    |pod, container| (pod, container.mount(gpu::VOLUME, "/usr/local/nvidia"));
+const BY_ANNOTATION: Request = |pod, container| {
+    let pod = pod.annotation(ANNOTATION, "enabled").annotation(FOLDERS, "/opt/driver");
+    (pod, container.mount(&format!("{}/lib64", gpu::VOLUME), "/opt/driver"))
+};
+
+#[test]
+fn a_gpu_by_device_nodes_works() -> Result<()> {
+    works(BY_DEVICES)
+}
+
+#[test]
+fn a_gpu_by_cdi_works() -> Result<()> {
+    works(BY_CDI)
+}
+
+#[test]
+fn a_gpu_by_cdi_annotation_works() -> Result<()> {
+    works(BY_CDI_ANNOTATION)
+}
+
+#[test]
+fn a_gpu_by_environment_works() -> Result<()> {
+    works(BY_ENV)
+}
+
+#[test]
+fn a_gpu_by_library_files_works() -> Result<()> {
+    works(BY_FILES)
+}
+
+#[test]
+fn a_gpu_by_directory_works() -> Result<()> {
+    works(BY_DIRECTORY)
+}
+
+#[test]
+fn a_gpu_by_annotation_alone_works() -> Result<()> {
+    works(BY_ANNOTATION)
+}
+
+/// The cache is refreshed before the runtime makes the root read-only.
+#[test]
+fn a_gpu_with_a_read_only_root_works() -> Result<()> {
+    works(|pod, container| (pod, gpu::files(container).read_only()))
+}
+
+/// The dynamic linker of our own hook would load it, were there one.
+#[test]
+fn an_environment_with_ld_preload_works() -> Result<()> {
+    works(|pod, container| (pod, gpu::files(container).env("LD_PRELOAD", "/vol/none.so")))
+}
+
+/// The program needs no `LD_LIBRARY_PATH`, and the cache tells where its library is.
+fn works(how: Request) -> Result<()> {
+    everywhere(|node, runtime| {
+        let pod = request(node, runtime, how)?;
+        let app = pod.exec(&[gpu::APP])?;
+        ensure!((app.code, app.stdout.as_str()) == (0, gpu::GREETING), "{app:?}");
+        let cache = pod.exec(&["ldconfig", "-p"])?;
+        ensure!(cache.stdout.contains("libcuda.so.1 "), "{cache:?}");
+        ensure!(pod.hooks()? == 1, "{} hooks", pod.hooks()?);
+        Ok(())
+    })
+}
+
+/// The control: were this to pass for another reason, so would all of the above.
+#[test]
+fn without_the_plugin_no_library_is_found() -> Result<()> {
+    let requests =
+        [BY_DEVICES, BY_CDI, BY_CDI_ANNOTATION, BY_ENV, BY_FILES, BY_DIRECTORY, BY_ANNOTATION];
+    without_plugin(|node, runtime| {
+        for (number, how) in requests.into_iter().enumerate() {
+            let pod = request(node, runtime, how)?;
+            let app = pod.exec(&[gpu::APP])?;
+            ensure!(app.code == 127, "request {number}: {app:?}");
+            ensure!(app.stderr.contains("libcuda.so.1: cannot open shared object file"), "{app:?}");
+            ensure!(pod.hooks()? == 0, "request {number} got a hook");
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn a_plain_pod_is_left_alone() -> Result<()> {
+    left_alone(|pod, container| (pod, container))
+}
+
+#[test]
+fn a_disabled_pod_is_left_alone() -> Result<()> {
+    left_alone(|pod, container| (pod.annotation(ANNOTATION, "disabled"), gpu::devices(container)))
+}
+
+/// No hook, and the image's own cache, byte by byte.
+fn left_alone(how: Request) -> Result<()> {
+    let image = fs::read(image::root()?.join("etc/ld.so.cache"))?;
+    everywhere(|node, runtime| {
+        let pod = request(node, runtime, how)?;
+        ensure!(pod.hooks()? == 0, "it got a hook");
+        ensure!(pod.cache()? == image, "its cache was changed");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_container_that_has_the_hook_gets_no_second() -> Result<()> {
+    everywhere(|node, runtime| {
+        let with_hook = |pod, container: Container| (pod, container.cdi(gpu::CDI_WITH_HOOK));
+        let pod = request(node, runtime, with_hook)?;
+        ensure!(pod.hooks()? == 1, "{} hooks", pod.hooks()?);
+        let app = pod.exec(&[gpu::APP])?;
+        ensure!(app.stdout == gpu::GREETING, "{app:?}");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_container_is_disabled_by_its_name() -> Result<()> {
+    everywhere(|node, runtime| {
+        let pod = Pod::new("two", runtime)
+            .annotation(&format!("{ANNOTATION}/container.other"), "disabled");
+        let pod = Running::start(node, &pod, &gpu::files(gpu::with_app("app")))?;
+        ensure!(pod.hooks()? == 1, "app has {} hooks", pod.hooks()?);
+        let other =
+            Running { container: pod.sandbox.run(&gpu::files(gpu::with_app("other")))?, ..pod };
+        ensure!(other.hooks()? == 0, "other has {} hooks", other.hooks()?);
+        Ok(())
+    })
+}
+
+#[test]
+fn a_hostile_soname_plants_nothing_in_a_volume() -> Result<()> {
+    everywhere(|node, runtime| {
+        let volume = format!("/opt/volume-{runtime}");
+        fs::create_dir(node.containerd.node().path(&volume))?;
+        let container = gpu::hostile(gpu::files(gpu::with_app("app"))).volume(&volume, "/vol");
+        let pod = Running::start(node, &Pod::new("hostile", runtime), &container)?;
+        ensure!(pod.hooks()? == 1, "{} hooks", pod.hooks()?);
+        let planted = fs::read_dir(node.containerd.node().path(&volume))?.count();
+        ensure!(planted == 0, "{planted} files in the volume");
+        let app = pod.exec(&[gpu::APP])?;
+        ensure!(app.stdout == gpu::GREETING, "{app:?}");
+        Ok(())
+    })
+}
+
+/// An upgrade of containerd, and its crash: the plugin finds the way back by itself.
+#[test]
+fn the_plugin_outlives_containerd() -> Result<()> {
+    if !node::possible() {
+        return Ok(());
+    }
+    let mut node = Installation::with_plugin(Release::Trixie, binary())?;
+    for (restarts, signal) in ["TERM", "KILL"].iter().enumerate() {
+        node = node.restart_containerd(signal)?;
+        let plugin = node.plugin.as_mut().context("the plugin was started")?;
+        plugin.wait_until("connected again", |plugin| {
+            plugin.log().matches("synchronized").count() == restarts + 2
+        })?;
+        let pod = request(&node, "runc", BY_CDI)?;
+        ensure!(pod.exec(&[gpu::APP])?.stdout == gpu::GREETING, "after SIG{signal}");
+    }
+    Ok(())
+}
+
+/// containerd drops a plugin that dies; what must never happen is that a pod does not start because of us.
+#[test]
+fn pods_start_while_the_plugin_is_killed() -> Result<()> {
+    if !node::possible() {
+        return Ok(());
+    }
+    let node = Installation::without_plugin(Release::Forky, binary())?;
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let killer = scope.spawn(|| kill_until(&node, &done));
+        let pods = (0..20).try_for_each(|_| request(&node, "crun", BY_CDI).map(drop));
+        done.store(true, Ordering::Relaxed);
+        let kills = killer.join().expect("the killer returns errors")?;
+        ensure!(kills > 3, "the plugin died only {kills} times");
+        pods
+    })
+}
+
+/// Starts the plugin and kills it a little later each time, so that it dies at every stage of its work.
+fn kill_until(node: &Installation, done: &AtomicBool) -> Result<u32> {
+    let mut kills = 0;
+    while !done.load(Ordering::Relaxed) {
+        let plugin = node.spawn_plugin()?;
+        thread::sleep(Duration::from_millis(u64::from(kills % 10) * 20));
+        plugin.end("KILL")?;
+        kills += 1;
+    }
+    Ok(kills)
+}
+
+/// Runs a pod that asks for its GPU in this way.
+fn request<'a>(node: &'a Installation, runtime: &str, how: Request) -> Result<Running<'a>> {
+    let (pod, container) = how(Pod::new("test", runtime), gpu::with_app("app"));
+    Running::start(node, &pod, &container)
+}
+
+/// A running pod of one container.
+struct Running<'a> {
+    node: &'a Installation,
+    sandbox: Sandbox<'a>,
+    container: String,
+}
+
+impl<'a> Running<'a> {
+    fn start(node: &'a Installation, pod: &Pod, container: &Container) -> Result<Self> {
+        let sandbox = node.containerd.cri().sandbox(pod)?;
+        let container = sandbox.run(container)?;
+        Ok(Self { node, sandbox, container })
+    }
+
+    fn exec(&self, argv: &[&str]) -> Result<Ran> {
+        self.sandbox.exec(&self.container, argv)
+    }
+
+    fn hooks(&self) -> Result<usize> {
+        Ok(self.node.containerd.hooks(&self.container)?.len())
+    }
+
+    fn cache(&self) -> Result<Vec<u8>> {
+        Ok(fs::read(self.node.containerd.rootfs(&self.container).join("etc/ld.so.cache"))?)
+    }
+}

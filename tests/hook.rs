@@ -1,0 +1,136 @@
+//! The hook alone: runc and crun run it for a bundle.
+
+use std::fs;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::bundle::{Bundle, everywhere};
+use crate::gpu;
+
+/// What a container shows when its cache knows the driver.
+const SCRIPT: &str =
+    "/usr/local/bin/cuda-app && ldconfig -p | grep -c -e libcuda.so.1 -e libnvidia-ml.so.1";
+
+fn folder() -> String {
+    format!("--folder={}", gpu::directory())
+}
+
+/// Runs a container with the hook, whose root `prepare` has changed before.
+fn works(prepare: fn(&Bundle<'_>) -> Result<()>) -> Result<()> {
+    everywhere(|host, runtime| {
+        let mut bundle = Bundle::new(host)?.hook(&[&folder()]);
+        prepare(&bundle)?;
+        let ran = bundle.run(runtime, SCRIPT)?;
+        ensure!(ran.code == Some(0) && ran.stdout == format!("{}2\n", gpu::GREETING), "{ran:?}");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_program_finds_the_driver_with_the_hook_and_not_without() -> Result<()> {
+    everywhere(|host, runtime| {
+        let without = Bundle::new(host)?.run(runtime, SCRIPT)?;
+        ensure!(without.code != Some(0) && without.stderr.contains("libcuda.so.1"), "{without:?}");
+        Ok(())
+    })?;
+    works(|_| Ok(()))
+}
+
+#[test]
+fn a_read_only_root_is_refreshed() -> Result<()> {
+    everywhere(|host, runtime| {
+        let mut bundle = Bundle::new(host)?.hook(&[&folder()]).read_only();
+        let ran = bundle.run(runtime, &format!("touch /x 2>/dev/null || {{ {SCRIPT}; }}"))?;
+        ensure!(ran.code == Some(0) && ran.stdout.starts_with(gpu::GREETING), "{ran:?}");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_root_without_ld_so_conf_gets_one() -> Result<()> {
+    works(|bundle| Ok(fs::remove_file(bundle.root("/etc/ld.so.conf"))?))
+}
+
+#[test]
+fn a_root_without_ld_so_conf_d_gets_one() -> Result<()> {
+    works(|bundle| Ok(fs::remove_dir_all(bundle.root("/etc/ld.so.conf.d"))?))
+}
+
+#[test]
+fn a_root_without_a_cache_gets_one() -> Result<()> {
+    works(|bundle| Ok(fs::remove_file(bundle.root("/etc/ld.so.cache"))?))
+}
+
+#[test]
+fn a_configuration_that_does_not_include_ours_is_served_all_the_same() -> Result<()> {
+    everywhere(|host, runtime| {
+        let volume = format!("{}/lib64", gpu::VOLUME);
+        let mut bundle =
+            Bundle::new(host)?.volume(&volume, "/driver", "ro").hook(&["--folder=/driver"]);
+        fs::write(bundle.root("/etc/ld.so.conf"), "/usr/lib/x86_64-linux-gnu\n")?;
+        let ran = bundle.run(runtime, "ldconfig -p | grep /driver/libcuda.so.1")?;
+        ensure!(ran.code == Some(0), "{ran:?}");
+        Ok(())
+    })
+}
+
+#[test]
+fn nothing_stays_but_configuration_links_and_cache_and_a_second_run_changes_nothing() -> Result<()>
+{
+    everywhere(|host, runtime| {
+        let mut bundle = Bundle::new(host)?;
+        bundle.run(runtime, "true")?;
+        let before = bundle.changes()?;
+        let mut bundle = bundle.hook(&[&folder(), "--folder=/opt/more"]);
+        bundle.run(runtime, "true")?;
+        let after = bundle.changes()?;
+        let library = |name: &str| format!(".{}/{name}", gpu::directory());
+        let mut added: Vec<_> = after.iter().filter(|line| !before.contains(line)).collect();
+        added.retain(|line| !line.contains(" d ")); // of a directory, a new entry changes nothing but its time
+        let names: Vec<_> = added.iter().filter_map(|line| line.split(' ').next()).collect();
+        let expected = [
+            "./etc/ld.so.cache".to_owned(),
+            "./etc/ld.so.conf.d/00-nvcr-ldcache.conf".to_owned(),
+            "./etc/ld.so.conf.d/zz-nvcr-ldcache.conf".to_owned(),
+            library("libcuda.so.1"),
+            library("libnvidia-ml.so.1"),
+            library("libnvidia-ptxjitcompiler.so.1"),
+        ];
+        ensure!(names == expected, "{names:?}");
+        let modes: Vec<_> = added[..3].iter().filter_map(|line| line.split(' ').nth(2)).collect();
+        ensure!(modes == ["644", "644", "644"], "{added:?}");
+        bundle.run(runtime, "true")?;
+        let again = bundle.changes()?;
+        ensure!(again == after, "{again:#?}\n{after:#?}");
+        Ok(())
+    })
+}
+
+#[test]
+fn the_drop_ins_have_what_is_new_and_the_containers_own_directories() -> Result<()> {
+    everywhere(|host, runtime| {
+        let mut bundle = Bundle::new(host)?.hook(&[&folder(), "--folder=/opt/b,/opt/a"]);
+        fs::remove_file(bundle.root("/etc/debian_version"))
+            .context("make it another distribution")?;
+        bundle.run(runtime, "true")?;
+        let read = |name: &str| fs::read_to_string(bundle.root("/etc/ld.so.conf.d").join(name));
+        let first = read("00-nvcr-ldcache.conf")?;
+        ensure!(first.ends_with("container\n/opt/b\n/opt/a\n"), "{first:?}");
+        let last = read("zz-nvcr-ldcache.conf")?;
+        ensure!(last.contains("/lib64\n/usr/lib64\n") && !last.contains("linux-gnu"), "{last:?}");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_hook_that_fails_stops_the_container_or_warns() -> Result<()> {
+    everywhere(|host, runtime| {
+        let args = [&folder(), "--ldconfig-path=/nowhere/ldconfig"];
+        let failed = Bundle::new(host)?.hook(&args).run(runtime, "true")?;
+        ensure!(failed.code != Some(0), "{failed:?}");
+        let args = [args[0], args[1], "--on-failure=warn"];
+        let warned = Bundle::new(host)?.hook(&args).run(runtime, "echo started")?;
+        ensure!((warned.code, warned.stdout.as_str()) == (Some(0), "started\n"), "{warned:?}");
+        Ok(())
+    })
+}

@@ -1,0 +1,21 @@
+//! Programs of the machine that the tests call.
+
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, ensure};
+
+/// Runs `command` and returns what it printed; an error carries the command line and its stderr.
+pub(crate) fn output(command: &mut Command) -> Result<String> {
+    let line = format!("{command:?}");
+    let output = command.stdin(Stdio::null()).output().with_context(|| format!("start {line}"))?;
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{line}: {}\n{stderr}{}", output.status, tail(&stdout));
+    Ok(stdout.into_owned())
+}
+
+/// The last lines of a long text, the ones that tell why it ended.
+pub(crate) fn tail(text: &str) -> &str {
+    let start = text.rmatch_indices('\n').nth(20).map_or(0, |(at, _)| at + 1);
+    &text[start..]
+}

@@ -1,0 +1,100 @@
+//! The borders and sizes of the source, as `src/lib.rs` and CONTRIBUTING describe them.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+
+/// Lines of a file without its tests, and of a function.
+const FILE: usize = 350;
+const FUNCTION: usize = 60;
+
+/// Who alone may name what: a border that code review would have to watch otherwise.
+const BORDERS: [(&str, &[&str]); 4] = [
+    ("tokio::", &["src/plugin.rs"]),
+    ("nix::", &["src/jail.rs", "src/jail/", "src/ldconfig.rs", "src/oci.rs"]),
+    ("libc::", &["src/jail/mount_setattr.rs"]),
+    ("unsafe_code", &["src/jail/mount_setattr.rs"]),
+];
+
+fn sources(below: &str) -> Result<Vec<(String, String)>> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let (mut found, mut open) = (Vec::new(), vec![root.join(below)]);
+    while let Some(path) = open.pop() {
+        if path.is_dir() {
+            let entries = fs::read_dir(&path)?.map(|entry| entry.map(|entry| entry.path()));
+            open.extend(entries.collect::<Result<Vec<PathBuf>, _>>()?);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            let name = path.strip_prefix(root)?.to_str().context("a name that is not UTF-8")?;
+            found.push((name.to_owned(), fs::read_to_string(&path)?));
+        }
+    }
+    ensure!(!found.is_empty(), "no sources below {below}");
+    Ok(found)
+}
+
+/// Is `word` in the text, and not as the end of a longer one?
+fn names(text: &str, word: &str) -> bool {
+    let mut found = text.match_indices(word);
+    found.any(|(at, _)| {
+        !text[..at].ends_with(|before: char| before.is_alphanumeric() || before == '_')
+    })
+}
+
+fn without_tests(text: &str) -> &str {
+    text.split("#[cfg(test)]\nmod tests").next().unwrap_or(text)
+}
+
+#[test]
+fn borders_are_kept() -> Result<()> {
+    for (name, text) in sources("src")? {
+        for (word, allowed) in BORDERS {
+            let used = names(without_tests(&text), word);
+            let may = allowed.iter().any(|path| name.starts_with(path));
+            ensure!(may || !used, "{name} names {word}");
+        }
+    }
+    for (name, text) in sources("src")?.into_iter().chain(sources("tests")?) {
+        ensure!(!text.contains("ttrpc::") || name == "tests/tidy.rs", "{name} names ttrpc");
+    }
+    Ok(())
+}
+
+#[test]
+fn files_and_functions_are_small() -> Result<()> {
+    for (name, text) in
+        ["src", "nri/src", "tests"].map(sources).into_iter().collect::<Result<Vec<_>>>()?.concat()
+    {
+        let text = without_tests(&text);
+        let lines = text.lines().count();
+        ensure!(lines <= FILE, "{name} has {lines} lines");
+        let mut start = None;
+        for (number, line) in text.lines().enumerate() {
+            let indent = line.len() - line.trim_start().len();
+            let function =
+                line.contains("fn ") && line.ends_with('{') && !line.trim_start().starts_with("//");
+            if start.is_none() && function {
+                start = Some((number, indent));
+            }
+            if let Some((first, depth)) = start
+                && indent == depth
+                && line.trim() == "}"
+            {
+                let length = number - first + 1;
+                ensure!(length <= FUNCTION, "{name}:{} has {length} lines", first + 1);
+                start = None;
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn files_are_named_for_a_noun() -> Result<()> {
+    for (name, _) in sources("src")?.into_iter().chain(sources("nri/src")?) {
+        for vague in ["utils", "util", "common", "helpers", "types", "constants", "mod"] {
+            ensure!(!name.ends_with(&format!("/{vague}.rs")), "{name}");
+        }
+    }
+    Ok(())
+}
