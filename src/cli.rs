@@ -28,9 +28,6 @@ pub enum Command {
     UpdateLdcache(UpdateArgs),
     /// Tell what would be done with a container, and why
     Explain(ExplainArgs),
-    /// The part of update-ldcache that runs inside; only it starts this
-    #[command(hide = true)]
-    Jail(Update),
     /// A hook of NVIDIA's toolkit that this program does not have
     #[command(skip)]
     Unsupported(String),
@@ -126,7 +123,6 @@ fn normalized(command: Command) -> Result<Command> {
         Command::UpdateLdcache(args) => {
             Command::UpdateLdcache(UpdateArgs { update: args.update.normalized()?, ..args })
         }
-        Command::Jail(update) => Command::Jail(update.normalized()?),
         other => other,
     })
 }

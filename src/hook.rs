@@ -7,7 +7,7 @@ use std::io;
 
 use anyhow::{Context, Result};
 
-use crate::jail::{self, Jail};
+use crate::jail;
 use crate::ld_so_conf;
 use crate::ldconfig::Ldconfig;
 use crate::oci::State;
@@ -26,13 +26,12 @@ pub fn run(update: &Update, state: &OsStr) -> Result<()> {
     };
     let rootfs = state.rootfs()?;
     let ldconfig = Ldconfig::seal(update.ldconfig_path())?;
-    jail::run(&rootfs, update, ldconfig)
+    jail::run(&rootfs, update.timeout(), || refresh(update, ldconfig))
 }
 
 /// Runs as pid 1 of new namespaces, in the container's root as working directory, and ends by becoming ldconfig.
-pub fn refresh(update: &Update) -> Result<Infallible> {
-    let ldconfig = Ldconfig::inherit()?;
-    let jail: Jail = jail::enter().context("enter jail")?;
+fn refresh(update: &Update, ldconfig: Ldconfig) -> Result<Infallible> {
+    let jail = jail::enter().context("enter jail")?;
     let dirs = ld_so_conf::apply(&jail, update.dirs()).context("configure linker")?;
     ldconfig.exec(&jail, &dirs)
 }

@@ -8,13 +8,12 @@ use std::convert::Infallible;
 use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
-use nix::unistd::{dup2_stdin, fexecve};
+use nix::unistd::fexecve;
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::io::Errno;
 
@@ -53,22 +52,6 @@ impl Ldconfig {
         Ok(Self(copy))
     }
 
-    /// Takes over the copy that the hook made the jail's standard input.
-    pub fn inherit() -> Result<Self> {
-        let file =
-            File::from(io::stdin().as_fd().try_clone_to_owned().context("take standard input")?);
-        let seals =
-            fcntl(&file, FcntlArg::F_GET_SEALS).context("standard input is no sealed ldconfig")?;
-        ensure!(
-            SealFlag::from_bits_truncate(seals)
-                .contains(SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_SEAL),
-            "standard input is no sealed ldconfig"
-        );
-        let null = File::open("/dev/null").context("open /dev/null")?;
-        dup2_stdin(&null).context("replace standard input")?;
-        Ok(Self(file))
-    }
-
     /// Becomes ldconfig, which writes `/etc/ld.so.cache` of the jail. Its environment is empty.
     ///
     /// `dirs` are searched before those of `/etc/ld.so.conf` (ldconfig(8)).
@@ -78,12 +61,6 @@ impl Ldconfig {
         let args = args.collect::<Result<Vec<_>, _>>().context("make arguments of ldconfig")?;
         let env: [&CStr; 0] = [];
         fexecve(&self.0, &args, &env).context("execute ldconfig")
-    }
-}
-
-impl From<Ldconfig> for Stdio {
-    fn from(ldconfig: Ldconfig) -> Self {
-        ldconfig.0.into()
     }
 }
 

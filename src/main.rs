@@ -44,7 +44,6 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             }
             done => done?,
         },
-        Command::Jail(update) => match hook::refresh(&update)? {},
         Command::Explain(args) => {
             print!("{}", explain::run(&args.run.settings()?, &args.container, args.pod.as_deref())?)
         }

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
+use crate::shell;
+
 /// The path of `name` in the cache, made by `make` when it is not there yet.
 ///
 /// `make` works on a name of its own that is renamed at the end, so a path that exists is complete; a file lock keeps
@@ -22,7 +24,7 @@ pub(crate) fn entry(name: &str, make: impl FnOnce(&Path) -> Result<()>) -> Resul
     if !path.exists() {
         let unfinished = cache.join(format!(".{name}.unfinished"));
         remove(&unfinished)?;
-        eprintln!("making {} (once)", path.display());
+        shell::tell(&format!("making {}, once", path.display()));
         make(&unfinished).with_context(|| format!("make {}", path.display()))?;
         fs::rename(&unfinished, &path)?;
     }

@@ -82,7 +82,7 @@ fn show(node: &Installation, runtime: &str) -> Result<String> {
     for hook in node.containerd.hooks(&id)? {
         println!("  hook: {}", command_line(&hook));
     }
-    for line in ["ldconfig -p | grep -E 'cuda|nvidia'", "cuda-app"] {
+    for line in ["ldconfig -p | grep -E 'cuda|nvidia'", gpu::APP] {
         println!("  $ {line}");
         let ran = sandbox.exec(&id, &["sh", "-c", line])?;
         let printed = ran.stdout + &ran.stderr;

@@ -17,7 +17,7 @@ use crate::shell;
 pub(crate) const GREETING: &str = "CUDA driver 12.8 answers\n";
 
 /// A program that needs `libcuda.so.1`, in the containers that [`with_app`] makes.
-pub(crate) const APP: &str = "/usr/bin/cuda-app";
+pub(crate) const APP: &str = "/usr/local/bin/cuda-app";
 
 /// The driver as installers unpack it, SONAME links included; in the node.
 pub(crate) const VOLUME: &str = "/opt/driver";

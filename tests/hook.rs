@@ -8,8 +8,9 @@ use crate::bundle::{Bundle, everywhere};
 use crate::gpu;
 
 /// What a container shows when its cache knows the driver.
-const SCRIPT: &str =
-    "/usr/local/bin/cuda-app && ldconfig -p | grep -c -e libcuda.so.1 -e libnvidia-ml.so.1";
+fn script() -> String {
+    format!("{} && ldconfig -p | grep -c -e libcuda.so.1 -e libnvidia-ml.so.1", gpu::APP)
+}
 
 fn folder() -> String {
     format!("--folder={}", gpu::directory())
@@ -20,7 +21,7 @@ fn works(prepare: fn(&Bundle<'_>) -> Result<()>) -> Result<()> {
     everywhere(|host, runtime| {
         let mut bundle = Bundle::new(host)?.hook(&[&folder()]);
         prepare(&bundle)?;
-        let ran = bundle.run(runtime, SCRIPT)?;
+        let ran = bundle.run(runtime, &script())?;
         ensure!(ran.code == Some(0) && ran.stdout == format!("{}2\n", gpu::GREETING), "{ran:?}");
         Ok(())
     })
@@ -29,7 +30,7 @@ fn works(prepare: fn(&Bundle<'_>) -> Result<()>) -> Result<()> {
 #[test]
 fn a_program_finds_the_driver_with_the_hook_and_not_without() -> Result<()> {
     everywhere(|host, runtime| {
-        let without = Bundle::new(host)?.run(runtime, SCRIPT)?;
+        let without = Bundle::new(host)?.run(runtime, &script())?;
         ensure!(without.code != Some(0) && without.stderr.contains("libcuda.so.1"), "{without:?}");
         Ok(())
     })?;
@@ -40,7 +41,7 @@ fn a_program_finds_the_driver_with_the_hook_and_not_without() -> Result<()> {
 fn a_read_only_root_is_refreshed() -> Result<()> {
     everywhere(|host, runtime| {
         let mut bundle = Bundle::new(host)?.hook(&[&folder()]).read_only();
-        let ran = bundle.run(runtime, &format!("touch /x 2>/dev/null || {{ {SCRIPT}; }}"))?;
+        let ran = bundle.run(runtime, &format!("touch /x 2>/dev/null || {{ {}; }}", script()))?;
         ensure!(ran.code == Some(0) && ran.stdout.starts_with(gpu::GREETING), "{ran:?}");
         Ok(())
     })

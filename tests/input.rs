@@ -217,11 +217,6 @@ fn bad_configurations_are_refused() -> Result<()> {
 }
 
 #[test]
-fn the_jail_refuses_to_be_started_by_hand() -> Result<()> {
-    refused(&["jail"], b"", FAILED, "standard input is no sealed ldconfig")
-}
-
-#[test]
 fn an_unsupported_hook_of_the_toolkit_warns_and_exits_zero_under_its_name_alone() -> Result<()> {
     let dir = tempfile::tempdir()?;
     let link = dir.path().join("nvidia-cdi-hook");

@@ -152,7 +152,7 @@ impl Drop for Node {
 pub(crate) fn possible() -> bool {
     let Err(reason) = requirements() else { return true };
     assert!(std::env::var("CI").as_deref() != Ok("true"), "cannot run nodes: {reason:#}");
-    eprintln!("SKIPPED, nothing was tested: {reason:#}");
+    shell::tell(&format!("SKIPPED, nothing was tested: {reason:#}"));
     false
 }
 

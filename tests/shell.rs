@@ -1,5 +1,6 @@
 //! Programs of the machine that the tests call.
 
+use std::io::{self, Write};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
@@ -12,6 +13,11 @@ pub(crate) fn output(command: &mut Command) -> Result<String> {
     let stderr = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "{line}: {}\n{stderr}{}", output.status, tail(&stdout));
     Ok(stdout.into_owned())
+}
+
+/// Tells whoever waits: unlike `eprintln!`, it is seen from a test that passes too.
+pub(crate) fn tell(line: &str) {
+    drop(writeln!(io::stderr(), "{line}"));
 }
 
 /// The last lines of a long text, the ones that tell why it ended.

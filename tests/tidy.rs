@@ -14,7 +14,7 @@ const BORDERS: [(&str, &[&str]); 4] = [
     ("tokio::", &["src/plugin.rs"]),
     ("nix::", &["src/jail.rs", "src/jail/", "src/ldconfig.rs", "src/oci.rs"]),
     ("libc::", &["src/jail/mount_setattr.rs"]),
-    ("unsafe_code", &["src/jail/mount_setattr.rs"]),
+    ("unsafe_code", &["src/jail/mount_setattr.rs", "src/jail/stage.rs"]),
 ];
 
 fn sources(below: &str) -> Result<Vec<(String, String)>> {

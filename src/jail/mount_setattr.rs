@@ -5,21 +5,30 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use nix::errno::Errno;
 
-/// The attributes that make a mount one through which nothing can be written, run or opened as a device.
-pub(super) const READ_ONLY: u64 = libc::MOUNT_ATTR_RDONLY
-    | libc::MOUNT_ATTR_NOSUID
-    | libc::MOUNT_ATTR_NODEV
-    | libc::MOUNT_ATTR_NOEXEC;
-
-/// What to change.
-#[derive(Default)]
+/// What to change of a mount.
 pub(super) struct Change {
-    pub(super) set: u64,
-    pub(super) clear: u64,
-    /// `MS_PRIVATE` or nothing.
-    pub(super) propagation: u64,
-    /// Of the mount and all below it, instead of the one alone.
-    pub(super) recursive: bool,
+    set: u64,
+    clear: u64,
+    propagation: u64,
+    /// Of all mounts below, too.
+    recursive: bool,
+}
+
+impl Change {
+    /// Nothing can be written, run or opened as a device through these mounts, and they are in no peer group.
+    pub(super) const SEAL: Self = Self {
+        set: libc::MOUNT_ATTR_RDONLY
+            | libc::MOUNT_ATTR_NOSUID
+            | libc::MOUNT_ATTR_NODEV
+            | libc::MOUNT_ATTR_NOEXEC,
+        clear: 0,
+        propagation: libc::MS_PRIVATE,
+        recursive: true,
+    };
+
+    /// This one mount can be written again.
+    pub(super) const OPEN: Self =
+        Self { set: 0, clear: libc::MOUNT_ATTR_RDONLY, propagation: 0, recursive: false };
 }
 
 /// Changes the mount that `mount` is the root of.

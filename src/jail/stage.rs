@@ -1,21 +1,21 @@
-//! The second process of a hook: started in new namespaces, watched from outside.
+//! The second process of a hook: pid 1 of new namespaces, watched from outside.
 
+use std::convert::Infallible;
 use std::fmt::Write as _;
-use std::io::Read;
+use std::fs::File;
+use std::io::{PipeReader, Read, pipe};
 use std::os::fd::AsFd;
-use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, unshare};
-use nix::unistd::fchdir;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::{ForkResult, Pid, dup2_stderr, dup2_stdin, dup2_stdout, fchdir, fork};
 
-use crate::ldconfig::Ldconfig;
 use crate::oci::Rootfs;
-use crate::update::Update;
 
 /// Bytes kept of what the stage says; ldconfig has a warning for each odd file of an image.
 const STDERR_LIMIT: usize = 16 << 10;
@@ -23,28 +23,47 @@ const STDERR_LIMIT: usize = 16 << 10;
 /// Characters kept of its last line.
 const REASON_LIMIT: usize = 400;
 
-/// Runs the sub-command `jail` of this program on `rootfs`, in namespaces of its own, until its time is up.
-pub fn run(rootfs: &Rootfs, update: &Update, ldconfig: Ldconfig) -> Result<()> {
+/// Runs `inside` in a process of its own, with `rootfs` as working directory, in namespaces of its own, for at most
+/// `limit`. It ends by becoming another program, or with an error, which is returned here.
+///
+/// It is forked, not executed anew: that costs a millisecond less (in a virtual machine most of it for CPUID, which every
+/// start of a C library asks for), and needs no procfs to find this program in.
+pub fn run(
+    rootfs: &Rootfs,
+    limit: Duration,
+    inside: impl FnOnce() -> Result<Infallible>,
+) -> Result<()> {
     let name = rootfs.path().display();
     fchdir(rootfs).with_context(|| format!("change into root {name}"))?;
+    let null =
+        File::options().read(true).write(true).open("/dev/null").context("open /dev/null")?;
+    let (reader, writer) = pipe().context("make pipe")?;
     isolate().context("unshare namespaces")?;
-    let mut stage = Command::new("/proc/self/exe")
-        .arg0("nri-ldcache")
-        .arg("jail")
-        .args(update.to_args())
-        .env_clear()
-        .stdin(ldconfig)
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .context("start jail")?;
-    let outcome = watch(&mut stage, Instant::now() + update.timeout());
-    // Its descendants, if it has any, end with it: it is pid 1 of their namespace.
-    let _ = stage.kill();
-    let status = stage.wait().context("wait for jail")?;
-    let said = outcome.with_context(|| format!("update {name}"))?;
-    ensure!(status.success(), "update {name}: {}", reason(&said, &status.to_string()));
-    Ok(())
+    // SAFETY: this process has one thread (no arm of `main` that comes here starts another), so the child has all of
+    // the program's state, consistent, and no lock in it is held by a thread that is not there.
+    #[allow(unsafe_code)]
+    let forked = unsafe { fork() };
+    match forked.context("fork")? {
+        ForkResult::Child => {
+            let done = dup2_stdin(&null)
+                .and_then(|()| dup2_stdout(&null))
+                .and_then(|()| dup2_stderr(&writer));
+            drop(writer);
+            let Err(error) = done.context("redirect standard streams").and_then(|()| inside());
+            end(&error)
+        }
+        ForkResult::Parent { child } => {
+            drop(writer);
+            watch(child, reader, Instant::now() + limit).with_context(|| format!("update {name}"))
+        }
+    }
+}
+
+/// Ends the child. It must not return into what its parent goes on with.
+#[expect(clippy::exit, clippy::disallowed_methods, reason = "there is nothing to go back to")]
+fn end(error: &anyhow::Error) -> ! {
+    eprintln!("{error:#}");
+    std::process::exit(1)
 }
 
 /// Leaves the host's namespaces, but for the mount namespace, which [`super::enter`] leaves itself.
@@ -66,16 +85,25 @@ fn isolate() -> nix::Result<()> {
     Ok(())
 }
 
-/// Collects what the stage writes to its standard error, until it ends or `deadline` has passed.
-fn watch(stage: &mut Child, deadline: Instant) -> Result<Vec<u8>> {
-    let mut stderr = stage.stderr.take().context("take standard error of jail")?;
-    let mut said = Vec::new();
-    let mut buffer = [0; 4096];
+/// Waits for the end of the child, at most until `deadline`, and tells how it ended.
+fn watch(child: Pid, stderr: PipeReader, deadline: Instant) -> Result<()> {
+    let said = listen(stderr, deadline).and_then(|said| wait_ended(child, deadline).map(|()| said));
+    // Its descendants, if it has any, end with it: it is pid 1 of their namespace. It is no error if it has ended.
+    let _ = kill(child, Signal::SIGKILL);
+    let status = waitpid(child, None).context("wait for jail")?;
+    let said = said?;
+    ensure!(status == WaitStatus::Exited(child, 0), "{}", reason(&said, &format!("{status:?}")));
+    Ok(())
+}
+
+/// Collects what the child writes to its standard error, until it closes it.
+fn listen(mut stderr: PipeReader, deadline: Instant) -> Result<Vec<u8>> {
+    let (mut said, mut buffer) = (Vec::new(), [0; 4096]);
     loop {
         wait_readable(&stderr, deadline)?;
         let count = stderr.read(&mut buffer).context("read standard error of jail")?;
         if count == 0 {
-            return wait_ended(stage, deadline).map(|()| said);
+            return Ok(said);
         }
         said.extend_from_slice(&buffer[..count]);
         // The last lines have the reason.
@@ -97,13 +125,13 @@ fn wait_readable(file: &impl AsFd, deadline: Instant) -> Result<()> {
     }
 }
 
-/// The end of its standard error is the end of the stage, but for one that closed it.
-fn wait_ended(stage: &mut Child, deadline: Instant) -> Result<()> {
-    while stage.try_wait().context("wait for jail")?.is_none() {
-        if Instant::now() > deadline {
-            bail!("killed, for its time was up");
-        }
-        std::thread::sleep(Duration::from_millis(1));
+/// The end of its standard error is the end of the child, but for one that closed it. Leaves it to be waited for.
+fn wait_ended(child: Pid, deadline: Instant) -> Result<()> {
+    use nix::sys::wait::{Id, waitid};
+    let ended = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT | WaitPidFlag::WNOHANG;
+    while waitid(Id::Pid(child), ended).context("wait for jail")? == WaitStatus::StillAlive {
+        ensure!(Instant::now() < deadline, "killed, for its time was up");
+        std::thread::sleep(Duration::from_micros(50));
     }
     Ok(())
 }
@@ -115,7 +143,7 @@ fn reason(said: &[u8], otherwise: &str) -> String {
         return otherwise.to_owned();
     };
     let mut reason = String::new();
-    for character in line.strip_prefix("nri-ldcache: ").unwrap_or(line).chars().take(REASON_LIMIT) {
+    for character in line.chars().take(REASON_LIMIT) {
         match character.is_control() {
             true => _ = write!(reason, "{}", character.escape_default()),
             false => reason.push(character),
@@ -130,10 +158,7 @@ mod tests {
 
     #[test]
     fn the_reason_is_the_last_line_and_harmless() {
-        assert_eq!(
-            reason(b"warning\nnri-ldcache: enter jail: EPERM\n\n", "x"),
-            "enter jail: EPERM"
-        );
+        assert_eq!(reason(b"warning\nenter jail: EPERM\n\n", "x"), "enter jail: EPERM");
         assert_eq!(reason(b"\x1b[31mred\n", "x"), "\\u{1b}[31mred");
         assert_eq!(reason(b" \n", "exit status: 1"), "exit status: 1");
         assert_eq!(reason(&[b'a'; 5000], "x").len(), REASON_LIMIT);

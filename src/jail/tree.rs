@@ -15,7 +15,7 @@ use rustix::mount::{
 };
 
 use super::Jail;
-use super::mount_setattr::{Change, READ_ONLY, mount_setattr};
+use super::mount_setattr::{Change, mount_setattr};
 use super::mountinfo::MountInfo;
 
 const NONE: Option<&str> = None;
@@ -41,24 +41,21 @@ pub(super) fn attach(here: &Path, mounts: &MountInfo) -> Result<()> {
 }
 
 fn clone_read_only(writable: bool) -> nix::Result<OwnedFd> {
-    let tree = read_only_clone(CWD)?;
+    let tree = sealed_clone(CWD)?;
     if writable {
-        let clear = libc::MOUNT_ATTR_RDONLY;
-        mount_setattr(tree.as_fd(), Change { clear, ..Change::default() })?;
+        mount_setattr(tree.as_fd(), Change::OPEN)?;
     }
     Ok(tree)
 }
 
-/// A detached clone of the mounts at and below `dir`, out of every peer group.
-fn read_only_clone(dir: impl AsFd) -> nix::Result<OwnedFd> {
+/// A detached clone of the mounts at and below `dir`.
+fn sealed_clone(dir: impl AsFd) -> nix::Result<OwnedFd> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE
         | OpenTreeFlags::OPEN_TREE_CLOEXEC
         | OpenTreeFlags::AT_EMPTY_PATH
         | OpenTreeFlags::AT_RECURSIVE;
     let tree = open_tree(dir, "", flags).map_err(errno)?;
-    let change =
-        Change { set: READ_ONLY, propagation: libc::MS_PRIVATE, recursive: true, clear: 0 };
-    mount_setattr(tree.as_fd(), change)?;
+    mount_setattr(tree.as_fd(), Change::SEAL)?;
     Ok(tree)
 }
 
@@ -121,7 +118,7 @@ fn empty_filesystem() -> nix::Result<OwnedFd> {
 /// Makes a directory of the root filesystem readable only. It may be missing.
 pub(super) fn protect(jail: &Jail, path: &Path) -> Result<()> {
     let Some(dir) = jail.open_dir(path)? else { return Ok(()) };
-    match read_only_clone(&dir) {
+    match sealed_clone(&dir) {
         Ok(clone) => mount_upon(&clone, &dir),
         Err(Errno::ENOSYS) => {
             mount(Some(path), path, NONE, MsFlags::MS_BIND, NONE).context("bind")?;

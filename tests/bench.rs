@@ -1,0 +1,216 @@
+//! What the hook and the daemon cost: `cargo bench`, as root.
+//!
+//! Every figure is a median of runs that alternate with those it is compared with, on one machine, in one go.
+#![allow(dead_code, reason = "shares modules with the tests, which use all of them")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use nri::api::{Container, PodSandbox};
+use nri::fake::FakeSocket;
+
+#[path = "cache.rs"]
+mod cache;
+#[path = "debian.rs"]
+mod debian;
+#[path = "image.rs"]
+mod image;
+#[path = "shell.rs"]
+mod shell;
+
+const BINARY: &str = env!("CARGO_BIN_EXE_nri-ldcache");
+const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
+const RUNS: usize = 41;
+
+fn main() -> Result<()> {
+    // Mounts are made in a namespace that ends with this program.
+    if std::env::args().any(|arg| arg == "--inside") {
+        return measure();
+    }
+    let mut unshare = Command::new("unshare");
+    unshare
+        .args(["--mount", "--propagation", "private"])
+        .arg(std::env::current_exe()?)
+        .arg("--inside");
+    ensure!(unshare.status().context("start unshare")?.success(), "the benchmark failed");
+    Ok(())
+}
+
+fn measure() -> Result<()> {
+    println!("binary: {:.2} MiB", fs::metadata(BINARY)?.len() as f64 / f64::from(1 << 20));
+    daemon()?;
+    println!();
+    println!(
+        "refresh of one root by `ldconfig -r` and by the hook, {RUNS} runs each, alternating, warm page cache"
+    );
+    println!(
+        "{:>9}  {:<31} {:>9} {:>9} {:>7}",
+        "libraries", "ldconfig -r", "ldconfig", "hook", "ratio"
+    );
+    for extra in [0, 930, 2930] {
+        hook(extra)?;
+    }
+    Ok(())
+}
+
+/// The root of a container: an overlay upon the tests' image, with `extra` libraries more.
+fn hook(extra: usize) -> Result<()> {
+    let scratch = tempfile::tempdir()?;
+    let root = overlay(scratch.path())?;
+    libraries(&root.join(LIBRARIES), extra)?;
+    let state = scratch.path().join("state.json");
+    fs::write(&state, format!(r#"{{"id":"bench","bundle":"/","root":"{}"}}"#, root.display()))?;
+    let files = fs::read_dir(root.join(LIBRARIES))?.collect::<Result<Vec<_>, _>>()?;
+    // Links to them are not libraries of their own.
+    let count =
+        files.iter().filter(|file| file.file_type().is_ok_and(|kind| kind.is_file())).count();
+    // What the hook runs, and what a person would type: with -C, ldconfig leaves its auxiliary cache alone, which in a
+    // container that has just been made of an image is never valid.
+    let rows = [
+        (
+            "the same work (-f FILE -C FILE)",
+            &["-f", "/etc/ld.so.conf", "-C", "/etc/ld.so.cache"][..],
+        ),
+        ("with its auxiliary cache", &[]),
+    ];
+    for (name, options) in rows {
+        let (bare, ours) = alternate(&root, &state, options)?;
+        let ratio = ours.as_secs_f64() / bare.as_secs_f64();
+        println!(
+            "{count:>9}  {name:<31} {:>9} {:>9} {ratio:>6.2}×",
+            milliseconds(bare),
+            milliseconds(ours)
+        );
+    }
+    Ok(())
+}
+
+fn alternate(root: &Path, state: &Path, options: &[&str]) -> Result<(Duration, Duration)> {
+    let (mut bare, mut ours) = (Vec::new(), Vec::new());
+    for _ in 0..RUNS {
+        let mut ldconfig = Command::new("ldconfig");
+        bare.push(time(ldconfig.arg("-r").arg(root).args(options))?);
+        let mut hook = Command::new(BINARY);
+        hook.args(["update-ldcache", "--folder=/opt/driver", "--container-spec"]).arg(state);
+        ours.push(time(&mut hook)?);
+    }
+    Ok((median(bare), median(ours)))
+}
+
+fn time(command: &mut Command) -> Result<Duration> {
+    command.env_clear().env("PATH", "/usr/sbin:/sbin").stdin(Stdio::null()).stderr(Stdio::null());
+    let start = Instant::now();
+    let status = command.status()?;
+    let taken = start.elapsed();
+    ensure!(status.success(), "{command:?}: {status}");
+    Ok(taken)
+}
+
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort();
+    times[times.len() / 2]
+}
+
+fn milliseconds(time: Duration) -> String {
+    format!("{:.2} ms", time.as_secs_f64() * 1000.0)
+}
+
+fn overlay(scratch: &Path) -> Result<PathBuf> {
+    for part in ["upper", "work", "root"] {
+        fs::create_dir(scratch.join(part))?;
+    }
+    let [lower, upper, work] = [image::root()?, scratch.join("upper"), scratch.join("work")];
+    let layers = format!(
+        "lowerdir={},upperdir={},workdir={}",
+        lower.display(),
+        upper.display(),
+        work.display()
+    );
+    let root = scratch.join("root");
+    shell::output(Command::new("mount").args(["-t", "overlay", "-o", &layers, "root"]).arg(&root))?;
+    Ok(root)
+}
+
+/// Copies of one library, each with a SONAME of its own: the name is a place holder that is overwritten.
+fn libraries(directory: &Path, count: usize) -> Result<()> {
+    const HOLDER: &str = "libbench-0000.so.1";
+    let scratch = tempfile::tempdir()?;
+    let (source, model) = (scratch.path().join("x.c"), scratch.path().join("x.so"));
+    fs::write(&source, "int x;")?;
+    let mut cc = Command::new("cc");
+    cc.args(["-shared", &format!("-Wl,-soname,{HOLDER}"), "-o"]).arg(&model).arg(&source);
+    shell::output(&mut cc)?;
+    let model = fs::read(&model)?;
+    let at = model.windows(HOLDER.len()).position(|text| text == HOLDER.as_bytes());
+    let at = at.context("the SONAME is not in the library")?;
+    for number in 0..count {
+        let name = format!("libbench-{number:04}.so.1");
+        let mut library = model.clone();
+        library[at..at + name.len()].copy_from_slice(name.as_bytes());
+        fs::write(directory.join(format!("{name}.0")), library)?;
+    }
+    Ok(())
+}
+
+/// The daemon's memory, after it has been told of a large node and asked about many containers.
+fn daemon() -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let scratch = tempfile::tempdir()?;
+        let path = scratch.path().join("nri.sock");
+        let socket = FakeSocket::bind(&path)?;
+        let mut command = Command::new(BINARY);
+        command.arg("run").arg("--socket-path").arg(&path).stderr(Stdio::null());
+        let mut daemon = command.spawn()?;
+        let mut node = socket.accept().await?;
+        let (pods, containers): (Vec<_>, Vec<_>) = (0..1000).map(gpu_container).unzip();
+        node.handshake(&pods, &containers, 1).await?;
+        let idle = rss(daemon.id())?;
+        for number in 0..100 {
+            let (pod, container) = gpu_container(number);
+            let answer = node.create_container(pod, container).await?;
+            ensure!(answer.adjust.hooks.create_container.len() == 1, "no hook: {answer:?}");
+        }
+        let busy = rss(daemon.id())?;
+        println!("daemon: {idle:.2} MiB resident after a Synchronize of 1,000 containers, {busy:.2} MiB after 100 creations");
+        daemon.kill()?;
+        daemon.wait()?;
+        Ok(())
+    })
+}
+
+/// A pod and its container, as large as those of a cluster.
+fn gpu_container(number: usize) -> (PodSandbox, Container) {
+    let id = format!("{number:064x}");
+    let label = |key: usize| (format!("example.com/label-{key}"), "x".repeat(100));
+    let pod = PodSandbox {
+        id: id.clone(),
+        name: format!("pod-{number}"),
+        namespace: "default".into(),
+        annotations: (0..20).map(label).collect(),
+        ..Default::default()
+    };
+    let mut env: Vec<_> = (0..40).map(|key| format!("VARIABLE_{key}={}", "x".repeat(60))).collect();
+    env.push("NVIDIA_VISIBLE_DEVICES=all".into());
+    let container = Container {
+        id: id.clone(),
+        pod_sandbox_id: id,
+        name: "main".into(),
+        env,
+        ..Default::default()
+    };
+    (pod, container)
+}
+
+/// Resident memory in MiB (proc_pid_status(5), `VmRSS`, in KiB).
+fn rss(pid: u32) -> Result<f64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let Some(line) = status.lines().find_map(|line| line.strip_prefix("VmRSS:")) else {
+        bail!("no VmRSS")
+    };
+    let size: f64 = line.trim().trim_end_matches(" kB").parse()?;
+    Ok(size / 1024.0)
+}
