@@ -18,16 +18,16 @@
 //!
 //! The container's own root filesystem is what the attacker owns already: what he makes the update write there is his.
 
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use nix::fcntl::{OFlag, open};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl;
-use nix::sys::stat::{Mode, stat};
+use nix::sys::stat::stat;
 use nix::unistd::{chdir, chroot, pivot_root};
+
+use crate::root::Root;
 
 mod files;
 mod mount_setattr;
@@ -45,7 +45,14 @@ const NONE: Option<&str> = None;
 /// Whatever writes below `/etc` or executes ldconfig asks for one, and only [`enter`] makes one.
 #[derive(Debug)]
 pub struct Jail {
-    root: OwnedFd,
+    root: Root,
+}
+
+impl Jail {
+    /// The root, to read in.
+    pub fn root(&self) -> &Root {
+        &self.root
+    }
 }
 
 /// Enters the working directory as `/`, in a mount namespace of its own.
@@ -65,8 +72,7 @@ pub fn enter() -> Result<Jail> {
     let mounts = MountInfo::read().context("read /proc/self/mountinfo")?;
     tree::attach(&here, &mounts).context("attach container root")?;
     change_root(&mounts)?;
-    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    let jail = Jail { root: open("/", flags, Mode::empty()).context("open /")? };
+    let jail = Jail { root: Root::own()? };
     // The container's own procfs and sysfs, wherever the runtime mounted them, and its devices.
     let mut covered = mounts.pseudo_filesystems_below(&here);
     covered.extend(["/proc", "/sys", "/dev"].map(PathBuf::from));

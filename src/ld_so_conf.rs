@@ -7,6 +7,7 @@ use anyhow::{Result, ensure};
 use glob::{MatchOptions, Pattern};
 
 use crate::jail::Jail;
+use crate::root::Root;
 use crate::update::LibDir;
 
 const CONF: &str = "/etc/ld.so.conf";
@@ -31,12 +32,12 @@ const MAX_DEPTH: usize = 32;
 pub fn apply<'a>(jail: &Jail, dirs: &'a [LibDir]) -> Result<Vec<&'a str>> {
     jail.make_dir(Path::new("/etc"))?;
     jail.make_dir(Path::new(CONF_DIR))?;
-    if jail.read(Path::new(CONF), FILE_LIMIT)?.is_none() {
+    if jail.root().read(Path::new(CONF), FILE_LIMIT)?.is_none() {
         jail.write(Path::new(CONF), "include /etc/ld.so.conf.d/*.conf\n")?;
     }
     let system =
-        system_dirs(jail.is_file(Path::new("/etc/debian_version")), std::env::consts::ARCH);
-    let conf = Conf::read(jail)?;
+        system_dirs(jail.root().is_file(Path::new("/etc/debian_version")), std::env::consts::ARCH);
+    let conf = Conf::read(jail.root())?;
     let new = conf.missing(dirs, system);
     match new.is_empty() {
         true => jail.remove(Path::new(FIRST))?,
@@ -73,7 +74,7 @@ trait Source {
     fn list(&self, dir: &str) -> Result<Vec<String>>;
 }
 
-impl Source for Jail {
+impl Source for Root {
     fn read(&self, path: &str) -> Result<Option<String>> {
         let bytes = Self::read(self, Path::new(path), FILE_LIMIT)?;
         Ok(bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))

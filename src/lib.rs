@@ -39,6 +39,8 @@ pub mod hook;
 pub mod oci;
 // The only place that changes namespaces and mounts.
 pub mod jail;
+// How paths of the image are opened.
+pub mod root;
 // What the container's linker is told.
 pub mod ld_so_conf;
 // The program that writes the cache.

@@ -93,7 +93,7 @@ fn remount(path: &Path, read_only: bool) -> nix::Result<()> {
 
 /// Covers a directory of the jail with an empty read-only filesystem. What is no directory needs no cover.
 pub(super) fn cover(jail: &Jail, path: &Path) -> Result<()> {
-    let Some(dir) = jail.open_dir(path)? else { return Ok(()) };
+    let Some(dir) = jail.root.open_dir(path)? else { return Ok(()) };
     match empty_filesystem() {
         Ok(empty) => mount_upon(&empty, &dir),
         Err(Errno::ENOSYS) => {
@@ -117,7 +117,7 @@ fn empty_filesystem() -> nix::Result<OwnedFd> {
 
 /// Makes a directory of the root filesystem readable only. It may be missing.
 pub(super) fn protect(jail: &Jail, path: &Path) -> Result<()> {
-    let Some(dir) = jail.open_dir(path)? else { return Ok(()) };
+    let Some(dir) = jail.root.open_dir(path)? else { return Ok(()) };
     match sealed_clone(&dir) {
         Ok(clone) => mount_upon(&clone, &dir),
         Err(Errno::ENOSYS) => {

@@ -1,0 +1,123 @@
+//! [`Root`]: a directory below which paths are resolved as if it were `/`. Every path that an image controls goes through here.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use nix::dir::Dir;
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat, openat2};
+use nix::sys::stat::{Mode, SFlag, fstat};
+
+/// What a hostile directory may cost us to read.
+const MAX_ENTRIES: usize = 10_000;
+
+/// A directory below which paths are resolved: absolute links and `..` stay in it, magic links are not followed.
+#[derive(Debug)]
+pub struct Root {
+    dir: OwnedFd,
+    /// Is it `/` of this process? Then a kernel without openat2(2) (before 5.6) resolves its paths in the same way.
+    own: bool,
+}
+
+impl Root {
+    /// The root of this process.
+    pub fn own() -> Result<Self> {
+        Ok(Self { own: true, ..Self::at(Path::new("/"))? })
+    }
+
+    /// Any directory.
+    pub fn at(path: &Path) -> Result<Self> {
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let dir = open(path, flags, Mode::empty());
+        let dir = dir.with_context(|| format!("open root {}", path.display()))?;
+        Ok(Self { dir, own: false })
+    }
+
+    /// Opens a directory, or tells that there is none at `path`.
+    pub(crate) fn open_dir(&self, path: &Path) -> Result<Option<OwnedFd>> {
+        match self.open(path, OFlag::O_PATH | OFlag::O_DIRECTORY, ResolveFlag::empty()) {
+            Ok(dir) => Ok(Some(dir)),
+            Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => Ok(None),
+            Err(error) => Err(error).with_context(|| format!("open {}", path.display())),
+        }
+    }
+
+    /// Is there a regular file at `path`?
+    pub fn is_file(&self, path: &Path) -> bool {
+        let found = self.open(path, OFlag::O_PATH, ResolveFlag::empty()).and_then(fstat);
+        found.is_ok_and(|found| kind(found.st_mode) == SFlag::S_IFREG)
+    }
+
+    /// Reads a regular file of at most `limit` bytes, or tells that there is none.
+    ///
+    /// Opening does not block, so that a FIFO in its place is an error and not a wait for ever.
+    pub fn read(&self, path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
+        let name = path.display();
+        let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+        let file = match self.open(path, flags, ResolveFlag::empty()) {
+            Ok(file) => file,
+            Err(Errno::ENOENT) => return Ok(None),
+            Err(error) => return Err(error).with_context(|| format!("open {name}")),
+        };
+        let found = fstat(&file).with_context(|| format!("stat {name}"))?;
+        ensure!(kind(found.st_mode) == SFlag::S_IFREG, "read {name}: not a regular file");
+        let mut bytes = Vec::new();
+        File::from(file)
+            .take(limit + 1)
+            .read_to_end(&mut bytes)
+            .with_context(|| format!("read {name}"))?;
+        ensure!(bytes.len() as u64 <= limit, "read {name}: larger than {limit} bytes");
+        Ok(Some(bytes))
+    }
+
+    /// The names in a directory, sorted as bytes; none if there is no such directory.
+    pub fn list(&self, path: &Path) -> Result<Vec<Vec<u8>>> {
+        let Ok(dir) = self.open(path, OFlag::O_RDONLY | OFlag::O_DIRECTORY, ResolveFlag::empty())
+        else {
+            return Ok(Vec::new());
+        };
+        let mut names = Vec::new();
+        for entry in Dir::from_fd(dir).with_context(|| format!("read {}", path.display()))?.iter() {
+            let entry = entry.with_context(|| format!("read {}", path.display()))?;
+            names.push(entry.file_name().to_bytes().to_owned());
+            ensure!(
+                names.len() <= MAX_ENTRIES,
+                "read {}: more than {MAX_ENTRIES} entries",
+                path.display()
+            );
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    /// Opens a path below the root.
+    pub(crate) fn open(
+        &self,
+        path: &Path,
+        flags: OFlag,
+        resolve: ResolveFlag,
+    ) -> nix::Result<OwnedFd> {
+        let resolve = resolve | ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS;
+        let how = OpenHow::new().flags(flags | OFlag::O_CLOEXEC).resolve(resolve);
+        match openat2(&self.dir, path, how) {
+            Err(Errno::ENOSYS) if self.own => {
+                openat(&self.dir, path, flags | OFlag::O_CLOEXEC, Mode::empty())
+            }
+            done => done,
+        }
+    }
+}
+
+impl AsFd for Root {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.dir.as_fd()
+    }
+}
+
+/// The kind of file that a mode of stat(2) tells.
+pub(crate) fn kind(mode: u32) -> SFlag {
+    SFlag::from_bits_truncate(mode) & SFlag::S_IFMT
+}
