@@ -158,7 +158,7 @@ fn sandbox_config(pod: &Pod, number: u32, cgroup: &str) -> v1::PodSandboxConfig 
     let metadata = v1::PodSandboxMetadata {
         name: format!("{}-{number}", pod.name),
         uid: format!("uid-{number}"),
-        namespace: "default".to_owned(),
+        namespace: pod.namespace.clone(),
         attempt: 0,
     };
     let security = v1::LinuxSandboxSecurityContext {

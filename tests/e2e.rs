@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use crate::cri::{Ran, Sandbox};
 use crate::gpu;
 use crate::image;
-use crate::installation::Installation;
+use crate::installation::{BINARY, Installation};
 use crate::matrix::{binary, everywhere, without_plugin};
 use crate::node::{self, Release};
 use crate::pod::{Container, Pod};
@@ -200,15 +200,41 @@ fn pods_start_while_the_plugin_is_killed() -> Result<()> {
     if !node::possible() {
         return Ok(());
     }
-    let node = Installation::without_plugin(Release::Forky, binary())?;
-    let done = AtomicBool::new(false);
-    thread::scope(|scope| {
-        let killer = scope.spawn(|| kill_until(&node, &done));
-        let pods = (0..20).try_for_each(|_| request(&node, "crun", BY_CDI).map(drop));
-        done.store(true, Ordering::Relaxed);
-        let kills = killer.join().expect("the killer returns errors")?;
-        ensure!(kills > 3, "the plugin died only {kills} times");
-        pods
+    [Release::Trixie, Release::Forky].into_iter().try_for_each(|release| {
+        let node = Installation::without_plugin(release, binary())?;
+        let done = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let killer = scope.spawn(|| kill_until(&node, &done));
+            let mut runtimes = ["runc", "crun"].into_iter().cycle().take(20);
+            let pods = runtimes.try_for_each(|runtime| request(&node, runtime, BY_CDI).map(drop));
+            done.store(true, Ordering::Relaxed);
+            let kills = killer.join().expect("the killer returns errors")?;
+            ensure!(kills > 3, "the plugin died only {kills} times");
+            pods
+        })
+    })
+}
+
+/// containerd starts the plugin itself, and gives it its configuration.
+#[test]
+fn a_plugin_that_containerd_launches_works() -> Result<()> {
+    if !node::possible() {
+        return Ok(());
+    }
+    [Release::Trixie, Release::Forky].into_iter().try_for_each(|release| {
+        let node = Installation::without_plugin(release, binary())?;
+        let config = "excluded_namespaces = ['kube-*']\n";
+        node.containerd.node().write("/etc/nri/conf.d/90-nri-ldcache.conf", config)?;
+        node.containerd.node().run(&["mkdir", "-p", "/opt/nri/plugins"])?;
+        let link = ["ln", "-s", BINARY, "/opt/nri/plugins/90-nri-ldcache"];
+        node.containerd.node().run(&link)?;
+        let node = node.restart_containerd("TERM")?;
+        let pod = request(&node, "runc", BY_CDI)?;
+        ensure!(pod.exec(&[gpu::APP])?.stdout == gpu::GREETING, "{release}: not refreshed");
+        let (pod, container) = BY_CDI(Pod::new("system", "runc"), gpu::with_app("app"));
+        let excluded = Running::start(&node, &pod.namespace("kube-system"), &container)?;
+        ensure!(excluded.hooks()? == 0, "{release}: its configuration does not count");
+        Ok(())
     })
 }
 

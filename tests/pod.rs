@@ -8,6 +8,7 @@ use k8s_cri::v1::{CdiDevice, Device, KeyValue, Mount};
 #[derive(Clone, Debug)]
 pub(crate) struct Pod {
     pub(crate) name: String,
+    pub(crate) namespace: String,
     pub(crate) runtime: String,
     pub(crate) annotations: HashMap<String, String>,
 }
@@ -15,7 +16,17 @@ pub(crate) struct Pod {
 impl Pod {
     /// A pod in the namespace `default`, run by the runtime handler `runtime`.
     pub(crate) fn new(name: &str, runtime: &str) -> Self {
-        Self { name: name.to_owned(), runtime: runtime.to_owned(), annotations: HashMap::new() }
+        Self {
+            name: name.to_owned(),
+            namespace: "default".to_owned(),
+            runtime: runtime.to_owned(),
+            annotations: HashMap::new(),
+        }
+    }
+
+    pub(crate) fn namespace(mut self, namespace: &str) -> Self {
+        namespace.clone_into(&mut self.namespace);
+        self
     }
 
     pub(crate) fn annotation(mut self, key: &str, value: &str) -> Self {
