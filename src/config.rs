@@ -15,7 +15,7 @@ use serde::Deserialize;
 
 use crate::injection::Injection;
 use crate::policy::{Mode, Policy};
-use crate::update::{LibDir, OnFailure, Update};
+use crate::update::{LibDir, OnFailure, Sandbox, Update};
 
 /// Most bytes of a configuration file.
 const LIMIT: u64 = 1 << 20;
@@ -74,6 +74,9 @@ pub struct Settings {
     /// What happens to a container whose refresh fails [default: warn]
     #[arg(long, value_enum, env = "NRI_LDCACHE_ON_FAILURE")]
     pub on_failure: Option<OnFailure>,
+    /// What a hook does where a layer of its sandbox can't be had [default: best-effort]
+    #[arg(long, value_enum, env = "NRI_LDCACHE_SANDBOX")]
+    pub sandbox: Option<Sandbox>,
     /// Which containers are refreshed when no annotation says so [default: auto]
     #[arg(long, value_enum, env = "NRI_LDCACHE_MODE")]
     pub mode: Option<Mode>,
@@ -153,6 +156,7 @@ impl Settings {
             ldconfig_path,
             timeout,
             on_failure,
+            sandbox,
             mode,
             annotation,
             excluded_namespaces,
@@ -205,6 +209,7 @@ impl Settings {
         Ok(Update::default()
             .with_ldconfig_path(path)
             .with_on_failure(self.on_failure.unwrap_or(OnFailure::Warn))
+            .with_sandbox(self.sandbox.unwrap_or_default())
             .with_timeout(self.timeout.unwrap_or(Update::TIMEOUT)))
     }
 

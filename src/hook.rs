@@ -1,22 +1,35 @@
 //! The OCI hook: two processes of this program, one outside the container and one inside.
 
-use std::convert::Infallible;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
+use std::time::Instant;
 
 use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
 
-use crate::jail;
-use crate::ld_so_conf;
+use crate::jail::{self, Changes};
+use crate::ld_so_conf::Plan;
 use crate::ldconfig::Ldconfig;
 use crate::oci::State;
 use crate::update::Update;
 
+/// What an update did.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Done {
+    /// Directories that the linker did not search before.
+    pub added: Vec<String>,
+    /// Layers of the sandbox that could not be had, each with its reason.
+    pub refused: Vec<String>,
+    /// What took how long, in microseconds, in order.
+    pub steps: Vec<(String, u64)>,
+}
+
 /// Runs on the host, as the container's runtime started us: finds the root, seals the program, starts the jail.
 ///
 /// `state` is the file with the container's state; empty or `-` is standard input.
-pub fn run(update: &Update, state: &OsStr) -> Result<()> {
+pub fn run(update: &Update, state: &OsStr) -> Result<Done> {
+    jail::close_inherited();
     let state = match state.as_encoded_bytes() {
         b"" | b"-" => State::read(io::stdin(), "from standard input")?,
         _ => {
@@ -26,12 +39,53 @@ pub fn run(update: &Update, state: &OsStr) -> Result<()> {
     };
     let rootfs = state.rootfs()?;
     let ldconfig = Ldconfig::seal(update.ldconfig_path())?;
-    jail::run(&rootfs, update.timeout(), || refresh(update, ldconfig))
+    jail::run(&rootfs, update.timeout(), |refused, end| refresh(update, &ldconfig, refused, end))
 }
 
-/// Runs as pid 1 of new namespaces, in the container's root as working directory, and ends by becoming ldconfig.
-fn refresh(update: &Update, ldconfig: Ldconfig) -> Result<Infallible> {
-    let jail = jail::enter().context("enter jail")?;
-    let dirs = ld_so_conf::apply(&jail, update.dirs()).context("configure linker")?;
-    ldconfig.exec(&jail, &dirs)
+/// Runs as pid 1 of new namespaces, in the container's root as working directory.
+fn refresh(
+    update: &Update,
+    ldconfig: &Ldconfig,
+    refused: Vec<String>,
+    end: Instant,
+) -> Result<Done> {
+    let mut clock = Clock::start();
+    let jail = jail::enter(update.sandbox(), refused, update.timeout()).context("enter jail")?;
+    clock.lap("enter");
+    let plan = Plan::make(jail.root(), update.dirs()).context("plan configuration")?;
+    clock.lap("plan");
+    let confined = jail.confine(plan.searched())?;
+    clock.lap("confine");
+    let mut changes = Changes::begin(&confined);
+    let updated = plan.apply(&mut changes).context("configure linker").and_then(|()| {
+        clock.lap("configure");
+        ldconfig.run(&confined, plan.left_out(), end)
+    });
+    if let Err(error) = updated {
+        // Half an update is worse than none: the next ldconfig in the container would finish it.
+        return Err(match changes.undo() {
+            Ok(()) => error,
+            Err(undone) => error.context(format!("put configuration back: {undone:#}")),
+        });
+    }
+    clock.lap("ldconfig");
+    let refused = confined.refused().to_vec();
+    Ok(Done { added: plan.added().to_vec(), refused, steps: clock.steps })
+}
+
+struct Clock {
+    last: Instant,
+    steps: Vec<(String, u64)>,
+}
+
+impl Clock {
+    fn start() -> Self {
+        Self { last: Instant::now(), steps: Vec::new() }
+    }
+
+    fn lap(&mut self, step: &str) {
+        let now = Instant::now();
+        let taken = now - std::mem::replace(&mut self.last, now);
+        self.steps.push((step.to_owned(), taken.as_micros() as u64));
+    }
 }

@@ -19,8 +19,9 @@
 //! The container's own root filesystem is what the attacker owns already: what he makes the update write there is his.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl;
@@ -28,39 +29,47 @@ use nix::sys::stat::stat;
 use nix::unistd::{chdir, chroot, pivot_root};
 
 use crate::root::Root;
+use crate::update::Sandbox;
 
-mod files;
+mod capabilities;
+mod changes;
+mod landlock;
+mod limits;
 mod mount_setattr;
 mod mountinfo;
+mod process;
+mod seccomp;
 mod stage;
 mod tree;
 
+pub use changes::Changes;
 use mountinfo::MountInfo;
-pub use stage::run;
+pub(crate) use process::{Child, readable};
+pub(crate) use seccomp::restrict_to_ldconfig;
+pub use stage::{close_inherited, run};
 
 const NONE: Option<&str> = None;
 
 /// Proof that `/` of this process is a container's root and not the host's.
-///
-/// Whatever writes below `/etc` or executes ldconfig asks for one, and only [`enter`] makes one.
 #[derive(Debug)]
 pub struct Jail {
     root: Root,
+    sandbox: Sandbox,
+    refused: Vec<String>,
 }
 
-impl Jail {
-    /// The root, to read in.
-    pub fn root(&self) -> &Root {
-        &self.root
-    }
-}
+/// Proof that this process is in a jail, and has given up what it does not need there.
+///
+/// Whatever writes below `/etc` or executes ldconfig asks for one, and only [`Jail::confine`] makes one.
+#[derive(Debug)]
+pub struct Confined(Jail);
 
-/// Enters the working directory as `/`, in a mount namespace of its own.
+/// Enters the working directory as `/`, in a mount namespace of its own, with a limit of processor time.
 ///
 /// The namespace is made here and not by the caller, so that there is no way to this code that changes the host's mounts.
 /// The directory is the working directory, not a path: it stays the one that was checked, also across the new namespace.
-pub fn enter() -> Result<Jail> {
-    prctl::set_no_new_privs().context("set no_new_privs")?;
+/// `refused` has the namespaces that could not be had before.
+pub fn enter(sandbox: Sandbox, refused: Vec<String>, time: Duration) -> Result<Jail> {
     let here = std::env::current_dir().context("get working directory")?;
     let (root, host) = (stat(".").context("stat .")?, stat("/").context("stat /")?);
     let same = (root.st_dev, root.st_ino) == (host.st_dev, host.st_ino);
@@ -72,16 +81,65 @@ pub fn enter() -> Result<Jail> {
     let mounts = MountInfo::read().context("read /proc/self/mountinfo")?;
     tree::attach(&here, &mounts).context("attach container root")?;
     change_root(&mounts)?;
-    let jail = Jail { root: Root::own()? };
+    let mut jail = Jail { root: Root::own()?, sandbox, refused: Vec::new() };
+    refused.into_iter().try_for_each(|name| jail.layer(&name, Err(anyhow!("refused"))))?;
     // The container's own procfs and sysfs, wherever the runtime mounted them, and its devices.
     let mut covered = mounts.pseudo_filesystems_below(&here);
     covered.extend(["/proc", "/sys", "/dev"].map(PathBuf::from));
     for path in &covered {
         tree::cover(&jail, path).with_context(|| format!("cover {}", path.display()))?;
     }
-    // ldconfig reads its auxiliary cache there and would write it, which is no part of what an update leaves behind.
+    // ldconfig would write its auxiliary cache there, which is no part of what an update leaves behind.
     tree::protect(&jail, Path::new("/var/cache")).context("make /var/cache read-only")?;
+    let limits = limits::set(time).map_err(Into::into);
+    jail.layer("resource limits", limits)?;
+    let dropped = capabilities::drop().map_err(Into::into);
+    jail.layer("capabilities", dropped)?;
     Ok(jail)
+}
+
+impl Jail {
+    /// The root, to read in.
+    pub fn root(&self) -> &Root {
+        &self.root
+    }
+
+    /// Gives up what writing the configuration and the cache, and links in `dirs`, does not need.
+    pub fn confine(mut self, dirs: &[String]) -> Result<Confined> {
+        let privileges = prctl::set_no_new_privs().and_then(|()| prctl::set_dumpable(false));
+        self.layer("no new privileges", privileges.map_err(Into::into))?;
+        let landlock = landlock::restrict(&self.root, dirs);
+        self.layer("landlock", landlock)?;
+        let seccomp = seccomp::restrict();
+        self.layer("seccomp", seccomp)?;
+        Ok(Confined(self))
+    }
+
+    /// A layer that this kernel or whoever started us refuses is missed, and told; or the end.
+    fn layer(&mut self, name: &str, done: Result<()>) -> Result<()> {
+        match done {
+            Err(error) if self.sandbox == Sandbox::Strict => {
+                Err(error).with_context(|| format!("apply {name}, as --sandbox=strict demands"))
+            }
+            Err(error) => {
+                self.refused.push(format!("{name}: {error:#}"));
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+        }
+    }
+}
+
+impl Confined {
+    /// The root, to read in.
+    pub fn root(&self) -> &Root {
+        &self.0.root
+    }
+
+    /// The layers that are missing, each with its reason.
+    pub fn refused(&self) -> &[String] {
+        &self.0.refused
+    }
 }
 
 /// Makes the working directory `/` and the old root unreachable.

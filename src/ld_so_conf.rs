@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Result, ensure};
 use glob::{MatchOptions, Pattern};
 
-use crate::jail::Jail;
+use crate::jail::Changes;
 use crate::root::Root;
 use crate::update::LibDir;
 
@@ -26,29 +26,69 @@ const MAX_MATCHES: usize = 10_000;
 /// ldconfig follows includes until it runs out of descriptors.
 const MAX_DEPTH: usize = 32;
 
-/// Adds `dirs` to the linker configuration of the jail.
-///
-/// Returns those that an `ld.so.conf` which does not include `ld.so.conf.d` leaves out; ldconfig takes them as arguments.
-pub fn apply<'a>(jail: &Jail, dirs: &'a [LibDir]) -> Result<Vec<&'a str>> {
-    jail.make_dir(Path::new("/etc"))?;
-    jail.make_dir(Path::new(CONF_DIR))?;
-    if jail.root().read(Path::new(CONF), FILE_LIMIT)?.is_none() {
-        jail.write(Path::new(CONF), "include /etc/ld.so.conf.d/*.conf\n")?;
-    }
-    let system =
-        system_dirs(jail.root().is_file(Path::new("/etc/debian_version")), std::env::consts::ARCH);
-    let conf = Conf::read(jail.root())?;
-    let new = conf.missing(dirs, system);
-    match new.is_empty() {
-        true => jail.remove(Path::new(FIRST))?,
-        false => jail.write(Path::new(FIRST), &text("added for this container", &new))?,
-    }
-    // The host's ldconfig knows the directories of the host's distribution, and the container may be of another one.
-    jail.write(Path::new(LAST), &text("system directories of this container", system))?;
-    Ok(if conf.includes_ours { Vec::new() } else { new })
+/// What is to be written for a container's linker to search more directories.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// There is no `ld.so.conf`.
+    create: bool,
+    first: Option<String>,
+    last: String,
+    /// Directories that the linker searches afterwards, in no particular order.
+    searched: Vec<String>,
+    /// Those that an `ld.so.conf` which does not include `ld.so.conf.d` leaves out: ldconfig takes them as arguments.
+    left_out: Vec<String>,
+    added: Vec<String>,
 }
 
-fn text(what: &str, dirs: &[&str]) -> String {
+impl Plan {
+    /// Reads the configuration below `root`, and plans to add `dirs`.
+    pub fn make(root: &Root, dirs: &[LibDir]) -> Result<Self> {
+        let create = root.read(Path::new(CONF), FILE_LIMIT)?.is_none();
+        let debian = root.is_file(Path::new("/etc/debian_version"));
+        let system = system_dirs(debian, std::env::consts::ARCH);
+        let conf = Conf::read(root)?;
+        let added: Vec<_> = conf.missing(dirs, system).into_iter().map(str::to_owned).collect();
+        let first = (!added.is_empty()).then(|| text("added for this container", &added));
+        // The host's ldconfig knows the directories of the host's distribution, and the container may be of another one.
+        let last = text("system directories of this container", system);
+        let left_out = if conf.includes_ours || create { Vec::new() } else { added.clone() };
+        let system = system.iter().copied().map(str::to_owned);
+        let searched = conf.dirs.into_iter().chain(system).chain(added.iter().cloned()).collect();
+        Ok(Self { create, first, last, searched, left_out, added })
+    }
+
+    /// Writes the files.
+    pub fn apply(&self, changes: &mut Changes<'_>) -> Result<()> {
+        changes.make_dir(Path::new("/etc"))?;
+        changes.make_dir(Path::new(CONF_DIR))?;
+        if self.create {
+            changes.write(Path::new(CONF), "include /etc/ld.so.conf.d/*.conf\n")?;
+        }
+        match &self.first {
+            Some(text) => changes.write(Path::new(FIRST), text)?,
+            None => changes.remove(Path::new(FIRST))?,
+        }
+        changes.write(Path::new(LAST), &self.last)
+    }
+
+    /// The directories that were not searched before, in order.
+    pub fn added(&self) -> &[String] {
+        &self.added
+    }
+
+    /// The directories that are searched afterwards.
+    pub fn searched(&self) -> &[String] {
+        &self.searched
+    }
+
+    /// The directories that ldconfig has to be told of.
+    pub fn left_out(&self) -> &[String] {
+        &self.left_out
+    }
+}
+
+fn text(what: &str, dirs: &[impl AsRef<str>]) -> String {
+    let dirs: Vec<_> = dirs.iter().map(AsRef::as_ref).collect();
     format!("# nri-ldcache: {what}\n{}\n", dirs.join("\n"))
 }
 

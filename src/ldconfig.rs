@@ -7,24 +7,34 @@
 use std::convert::Infallible;
 use std::ffi::{CStr, CString};
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, PipeReader, PipeWriter, Read, Seek, SeekFrom, Write, pipe};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
-use nix::unistd::fexecve;
+use nix::sys::wait::WaitStatus;
+use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, fexecve};
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::io::Errno;
 
-use crate::jail::Jail;
+use crate::jail::{Child, Confined, readable, restrict_to_ldconfig};
 
 /// Most bytes of an ldconfig; Debian's has 1 MiB.
 const SIZE_LIMIT: u64 = 64 << 20;
 
+/// Bytes kept of what it says, and characters of its last line.
+const STDERR_LIMIT: usize = 16 << 10;
+const REASON_LIMIT: usize = 400;
+
 /// A sealed copy of ldconfig.
 #[derive(Debug)]
-pub struct Ldconfig(File);
+pub struct Ldconfig {
+    program: File,
+    /// The host's `/dev/null`: there are no devices where the program will run.
+    null: File,
+}
 
 impl Ldconfig {
     /// Copies the host's ldconfig at `path` into a sealed memfd.
@@ -49,19 +59,83 @@ impl Ldconfig {
         fcntl(&copy, FcntlArg::F_ADD_SEALS(seals)).context("seal memfd")?;
         // Looked at after the seal: what was checked is what will be executed.
         refuse_interpreter(&mut copy).with_context(|| format!("check ldconfig {name}"))?;
-        Ok(Self(copy))
+        let null = File::options().read(true).write(true).open("/dev/null");
+        Ok(Self { program: copy, null: null.context("open /dev/null")? })
     }
 
-    /// Becomes ldconfig, which writes `/etc/ld.so.cache` of the jail. Its environment is empty.
+    /// Runs ldconfig, which writes `/etc/ld.so.cache` of the jail, until `end` at most. Its environment is empty.
     ///
     /// `dirs` are searched before those of `/etc/ld.so.conf` (ldconfig(8)).
-    pub fn exec(self, _jail: &Jail, dirs: &[&str]) -> Result<Infallible> {
-        let fixed = ["ldconfig", "-f", "/etc/ld.so.conf", "-C", "/etc/ld.so.cache"];
-        let args = fixed.iter().chain(dirs).map(|arg| CString::new(*arg));
-        let args = args.collect::<Result<Vec<_>, _>>().context("make arguments of ldconfig")?;
-        let env: [&CStr; 0] = [];
-        fexecve(&self.0, &args, &env).context("execute ldconfig")
+    pub fn run(&self, confined: &Confined, dirs: &[String], end: Instant) -> Result<()> {
+        let (mut stderr, writer) = pipe().context("make pipe")?;
+        let child = Child::spawn(|| {
+            let Err(error) = self.become_it(confined, &writer, dirs);
+            let _ = writeln!(&writer, "{error:#}");
+            1
+        });
+        let child = child.context("fork")?;
+        drop(writer);
+        let said = listen(&mut stderr, end);
+        let status = child.wait(end).context("wait for ldconfig")?;
+        if status.is_none() {
+            child.kill().context("kill ldconfig")?;
+        }
+        let said = said?;
+        match status {
+            Some(WaitStatus::Exited(_, 0)) => Ok(()),
+            Some(WaitStatus::Exited(_, code)) => {
+                bail!("ldconfig: {}", reason(&said, &format!("exit code {code}")))
+            }
+            Some(WaitStatus::Signaled(_, signal, _)) => bail!("ldconfig: killed by {signal}"),
+            _ => bail!("ldconfig: killed, for its time was up"),
+        }
     }
+
+    fn become_it(&self, _: &Confined, stderr: &PipeWriter, dirs: &[String]) -> Result<Infallible> {
+        let null = &self.null;
+        dup2_stdin(null)
+            .and_then(|()| dup2_stdout(null))
+            .and_then(|()| dup2_stderr(stderr))
+            .context("redirect")?;
+        let fixed = ["ldconfig", "-f", "/etc/ld.so.conf", "-C", "/etc/ld.so.cache"];
+        let args = fixed.into_iter().chain(dirs.iter().map(String::as_str)).map(CString::new);
+        let args = args.collect::<Result<Vec<_>, _>>().context("make arguments of ldconfig")?;
+        // The list that holds already is the wider one: if this one can't be had, that one could not either, and was told.
+        let _ = restrict_to_ldconfig();
+        let env: [&CStr; 0] = [];
+        fexecve(&self.program, &args, &env).context("execute ldconfig")
+    }
+}
+
+/// Collects what ldconfig complains of: it has a warning for each odd file of an image, and the last lines have the reason.
+fn listen(stderr: &mut PipeReader, end: Instant) -> Result<Vec<u8>> {
+    let (mut said, mut buffer) = (Vec::new(), [0; 4096]);
+    while readable(stderr, end).context("poll ldconfig")? {
+        let count = stderr.read(&mut buffer).context("read from ldconfig")?;
+        if count == 0 {
+            break;
+        }
+        said.extend_from_slice(&buffer[..count]);
+        let excess = said.len().saturating_sub(STDERR_LIMIT);
+        said.drain(..excess);
+    }
+    Ok(said)
+}
+
+/// The last line that was said, without what could hurt a terminal or a log, else `otherwise`.
+fn reason(said: &[u8], otherwise: &str) -> String {
+    let said = String::from_utf8_lossy(said);
+    let Some(line) = said.lines().rfind(|line| !line.trim().is_empty()) else {
+        return otherwise.to_owned();
+    };
+    let mut reason = String::new();
+    for character in line.chars().take(REASON_LIMIT) {
+        match character.is_control() {
+            true => reason.extend(character.escape_default()),
+            false => reason.push(character),
+        }
+    }
+    reason
 }
 
 /// The host path behind an `--ldconfig-path`: as NVIDIA's toolkit reads it, a leading `@` says "of the host", which here
@@ -107,4 +181,17 @@ fn refuse_interpreter(file: &mut File) -> Result<()> {
         "dynamically linked: it would load code of the container"
     );
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reason_is_the_last_line_and_harmless() {
+        assert_eq!(reason(b"warning\nno space left\n\n", "x"), "no space left");
+        assert_eq!(reason(b"\x1b[31mred\n", "x"), "\\u{1b}[31mred");
+        assert_eq!(reason(b" \n", "exit code 1"), "exit code 1");
+        assert_eq!(reason(&[b'a'; 5000], "x").len(), REASON_LIMIT);
+    }
 }

@@ -72,6 +72,17 @@ pub enum OnFailure {
     Warn,
 }
 
+/// What a hook does whose sandbox is not complete, because the kernel or whoever started it refuses a part.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Sandbox {
+    /// Goes on without the part, and tells.
+    #[default]
+    BestEffort,
+    /// Fails.
+    Strict,
+}
+
 /// One refresh of a container's linker cache.
 #[derive(Clone, Debug, PartialEq, Eq, Args)]
 pub struct Update {
@@ -84,6 +95,9 @@ pub struct Update {
     /// What the exit code says when the refresh fails
     #[arg(long, value_enum, default_value_t)]
     on_failure: OnFailure,
+    /// What happens where a layer of the sandbox can't be had
+    #[arg(long, value_enum, default_value_t)]
+    sandbox: Sandbox,
     /// Seconds of wall-clock time after which the refresh is killed
     #[arg(long, value_name = "SECONDS", default_value_t = Update::TIMEOUT, value_parser = clap::value_parser!(u32).range(1..=3600))]
     timeout: u32,
@@ -95,6 +109,7 @@ impl Default for Update {
             dirs: Vec::new(),
             ldconfig_path: Self::LDCONFIG.into(),
             on_failure: OnFailure::default(),
+            sandbox: Sandbox::default(),
             timeout: Self::TIMEOUT,
         }
     }
@@ -127,6 +142,12 @@ impl Update {
         self
     }
 
+    /// The same update with another demand on the sandbox.
+    pub fn with_sandbox(mut self, sandbox: Sandbox) -> Self {
+        self.sandbox = sandbox;
+        self
+    }
+
     /// The same update with another wall-clock limit, in seconds.
     pub fn with_timeout(mut self, seconds: u32) -> Self {
         self.timeout = seconds;
@@ -148,6 +169,11 @@ impl Update {
         self.on_failure
     }
 
+    /// What happens where a layer of the sandbox can't be had.
+    pub fn sandbox(&self) -> Sandbox {
+        self.sandbox
+    }
+
     /// Wall-clock limit of the refresh.
     pub fn timeout(&self) -> Duration {
         Duration::from_secs(self.timeout.into())
@@ -167,6 +193,9 @@ impl Update {
         let mut args = Vec::new();
         if self.on_failure != default.on_failure {
             args.push("--on-failure=warn".to_owned());
+        }
+        if self.sandbox != default.sandbox {
+            args.push("--sandbox=strict".to_owned());
         }
         if self.timeout != default.timeout {
             args.push(format!("--timeout={}", self.timeout));
@@ -199,6 +228,7 @@ mod tests {
         let mut update = Update::default()
             .with_on_failure(OnFailure::Warn)
             .with_ldconfig_path("@/usr/sbin/ldconfig")
+            .with_sandbox(Sandbox::Strict)
             .with_timeout(3);
         for dir in ["/b", "/a with blank/lib", "/usr/local/nvidia/lib64"] {
             update.add(dir.parse().unwrap());

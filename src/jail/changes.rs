@@ -1,0 +1,151 @@
+//! [`Changes`]: files of the container that are replaced as a whole, and put back if the update fails.
+//!
+//! Directories are opened below the root, as in [`crate::root`], and must be on its own filesystem.
+
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, ResolveFlag, openat, renameat};
+use nix::sys::stat::{FchmodatFlags, Mode, SFlag, fchmod, fchmodat, fstatat, mkdirat};
+use nix::unistd::{UnlinkatFlags, unlinkat};
+
+use super::Confined;
+use crate::root::kind;
+
+/// Most bytes of a file that is kept to be put back; ours have a few hundred.
+const LIMIT: u64 = 1 << 20;
+
+/// What was changed, in order.
+#[derive(Debug)]
+pub struct Changes<'a> {
+    confined: &'a Confined,
+    undo: Vec<Undo>,
+}
+
+#[derive(Debug)]
+enum Undo {
+    RemoveDir(PathBuf),
+    RemoveFile(PathBuf),
+    Restore(PathBuf, Vec<u8>),
+}
+
+impl<'a> Changes<'a> {
+    /// Begins to change files of the jail.
+    pub fn begin(confined: &'a Confined) -> Self {
+        Self { confined, undo: Vec::new() }
+    }
+
+    /// Makes a directory that everybody can read. It may exist.
+    pub fn make_dir(&mut self, path: &Path) -> Result<()> {
+        let (parent, name) = self.parent(path)?;
+        match mkdirat(&parent, name, mode(0o755)) {
+            // The umask is the runtime's; non-root programs must be able to read what is put in here.
+            Ok(()) => fchmodat(&parent, name, mode(0o755), FchmodatFlags::FollowSymlink)
+                .with_context(|| format!("change mode of {}", path.display()))?,
+            Err(Errno::EEXIST) => return Ok(()),
+            Err(error) => {
+                return Err(error).with_context(|| format!("make directory {}", path.display()));
+            }
+        }
+        self.undo.push(Undo::RemoveDir(path.to_owned()));
+        Ok(())
+    }
+
+    /// Replaces a file as a whole, mode 0644, unless it says that already.
+    pub fn write(&mut self, path: &Path, text: &str) -> Result<()> {
+        let before = self.before(path)?;
+        let (parent, name) = self.parent(path)?;
+        let readable = fstatat(&parent, name, AtFlags::AT_SYMLINK_NOFOLLOW);
+        let readable = readable.is_ok_and(|found| found.st_mode & 0o7777 == 0o644);
+        if readable && before.as_deref() == Some(text.as_bytes()) {
+            return Ok(());
+        }
+        self.replace(path, text.as_bytes())?;
+        self.undo.push(match before {
+            Some(bytes) => Undo::Restore(path.to_owned(), bytes),
+            None => Undo::RemoveFile(path.to_owned()),
+        });
+        Ok(())
+    }
+
+    /// Removes a file. It may be missing.
+    pub fn remove(&mut self, path: &Path) -> Result<()> {
+        let Some(before) = self.before(path)? else { return Ok(()) };
+        self.unlink(path, UnlinkatFlags::NoRemoveDir)?;
+        self.undo.push(Undo::Restore(path.to_owned(), before));
+        Ok(())
+    }
+
+    /// Puts everything back, the last change first.
+    pub fn undo(mut self) -> Result<()> {
+        while let Some(undo) = self.undo.pop() {
+            match undo {
+                Undo::RemoveDir(path) => self.unlink(&path, UnlinkatFlags::RemoveDir),
+                Undo::RemoveFile(path) => self.unlink(&path, UnlinkatFlags::NoRemoveDir),
+                Undo::Restore(path, bytes) => self.replace(&path, &bytes),
+            }?;
+        }
+        Ok(())
+    }
+
+    /// What a file says before it is changed. What is there must be a file: we take no link or directory out of the way.
+    fn before(&self, path: &Path) -> Result<Option<Vec<u8>>> {
+        let (parent, name) = self.parent(path)?;
+        match fstatat(&parent, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
+            Ok(found) if kind(found.st_mode) == SFlag::S_IFREG => {
+                self.confined.root().read(path, LIMIT)
+            }
+            Ok(_) => bail!("change {}: not a regular file", path.display()),
+            Err(Errno::ENOENT) => Ok(None),
+            Err(error) => Err(error).with_context(|| format!("stat {}", path.display())),
+        }
+    }
+
+    fn replace(&self, path: &Path, bytes: &[u8]) -> Result<()> {
+        let (parent, name) = self.parent(path)?;
+        let temporary = format!(".{name}.nri-ldcache");
+        let _ = unlinkat(&parent, temporary.as_str(), UnlinkatFlags::NoRemoveDir); // of a run that was killed
+        let written = write_new(&parent, &temporary, bytes).and_then(|()| {
+            renameat(&parent, temporary.as_str(), &parent, name).map_err(Into::into)
+        });
+        if written.is_err() {
+            let _ = unlinkat(&parent, temporary.as_str(), UnlinkatFlags::NoRemoveDir);
+        }
+        written.with_context(|| format!("write {}", path.display()))
+    }
+
+    fn unlink(&self, path: &Path, how: UnlinkatFlags) -> Result<()> {
+        let (parent, name) = self.parent(path)?;
+        unlinkat(&parent, name, how).with_context(|| format!("remove {}", path.display()))
+    }
+
+    /// Opens the directory of `path` for a change in it. It must be on the root filesystem itself.
+    fn parent<'p>(&self, path: &'p Path) -> Result<(OwnedFd, &'p str)> {
+        let name = path.file_name().and_then(|name| name.to_str());
+        let (Some(parent), Some(name)) = (path.parent(), name) else {
+            bail!("{} is no path of a file", path.display());
+        };
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
+        let dir = self.confined.root().open(parent, flags, ResolveFlag::RESOLVE_NO_XDEV);
+        Ok((dir.with_context(|| format!("open {} for writing", parent.display()))?, name))
+    }
+}
+
+fn write_new(dir: &OwnedFd, name: &str, bytes: &[u8]) -> Result<()> {
+    let flags =
+        OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let file = openat(dir, name, flags, mode(0o600))?;
+    fchmod(file.as_fd(), mode(0o644))?;
+    let mut file = File::from(file);
+    file.write_all(bytes)?;
+    ensure!(file.metadata()?.len() == bytes.len() as u64, "short");
+    Ok(())
+}
+
+fn mode(bits: u32) -> Mode {
+    Mode::from_bits_truncate(bits)
+}

@@ -1,0 +1,103 @@
+//! [`Child`]: a forked process that is waited for until a deadline, and never left behind.
+
+use std::io::{self, PipeWriter};
+use std::os::fd::{AsFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::{ForkResult, Pid, fork};
+use rustix::process::{PidfdFlags, pidfd_open};
+
+/// How long a killed process may take to end. One in a frozen cgroup (v1) does not end before it is thawed.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// A child of this process.
+#[derive(Debug)]
+pub(crate) struct Child {
+    pid: Pid,
+    /// Becomes readable when it ends; not before Linux 5.3.
+    ended: Option<OwnedFd>,
+    /// Closed when this process dies, which the child may want to know before the kernel minds it.
+    _lives: PipeWriter,
+}
+
+impl Child {
+    /// Forks a child that does `work` and exits with the code that it returns. The kernel kills it if this process dies.
+    pub(crate) fn spawn(work: impl FnOnce() -> i32) -> nix::Result<Self> {
+        let (parent_lives, lives) = io::pipe().map_err(errno)?;
+        // SAFETY: this process has one thread (no arm of `main` that comes here starts another), so the child has all of
+        // the program's state, consistent, and no lock in it is held by a thread that is not there.
+        #[allow(unsafe_code)]
+        let forked = unsafe { fork() }?;
+        match forked {
+            ForkResult::Child => {
+                drop(lives);
+                // The end of file means that the parent died before the kernel was told to mind it.
+                let orphaned = set_pdeathsig(Signal::SIGKILL).is_err()
+                    || !matches!(readable(&parent_lives, Instant::now()), Ok(false));
+                // A panic must not unwind into what the parent goes on with; its message is on stderr.
+                end(if orphaned { 1 } else { catch_unwind(AssertUnwindSafe(work)).unwrap_or(1) })
+            }
+            ForkResult::Parent { child } => {
+                let raw = rustix::process::Pid::from_raw(child.as_raw());
+                let ended = raw.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
+                Ok(Self { pid: child, ended, _lives: lives })
+            }
+        }
+    }
+
+    /// Waits until the child has ended; `None` if it has not at the deadline.
+    pub(crate) fn wait(&self, deadline: Instant) -> nix::Result<Option<WaitStatus>> {
+        loop {
+            match waitpid(self.pid, Some(WaitPidFlag::WNOHANG))? {
+                WaitStatus::StillAlive if Instant::now() >= deadline => return Ok(None),
+                WaitStatus::StillAlive => {}
+                status => return Ok(Some(status)),
+            }
+            match &self.ended {
+                Some(ended) => _ = readable(ended, deadline)?,
+                None => sleep(Duration::from_millis(1)),
+            }
+        }
+    }
+
+    /// Kills the child and, if it is pid 1 of a namespace, whatever else lives there. `None` if it does not die.
+    pub(crate) fn kill(self) -> nix::Result<Option<WaitStatus>> {
+        match kill(self.pid, Signal::SIGKILL) {
+            Ok(()) | Err(Errno::ESRCH) => self.wait(Instant::now() + PATIENCE),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Is there something to read, or an end of file, before `deadline`?
+pub(crate) fn readable(file: &impl AsFd, deadline: Instant) -> nix::Result<bool> {
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let timeout = PollTimeout::try_from(left.as_millis() + u128::from(!left.is_zero()));
+        match poll(
+            &mut [PollFd::new(file.as_fd(), PollFlags::POLLIN)],
+            timeout.unwrap_or(PollTimeout::MAX),
+        ) {
+            Ok(0) if Instant::now() >= deadline => return Ok(false),
+            Ok(0) | Err(Errno::EINTR) => {}
+            Ok(_) => return Ok(true),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+#[expect(clippy::exit, clippy::disallowed_methods, reason = "a child has nothing to go back to")]
+fn end(code: i32) -> ! {
+    std::process::exit(code)
+}
+
+fn errno(error: io::Error) -> Errno {
+    Errno::from_raw(error.raw_os_error().unwrap_or_default())
+}
