@@ -15,6 +15,7 @@ use serde::Deserialize;
 
 use crate::injection::Injection;
 use crate::policy::{Mode, Policy};
+use crate::report::Report;
 use crate::update::{LibDir, OnFailure, Sandbox, Update};
 
 /// Most bytes of a configuration file.
@@ -77,6 +78,9 @@ pub struct Settings {
     /// What a hook does where a layer of its sandbox can't be had [default: best-effort]
     #[arg(long, value_enum, env = "NRI_LDCACHE_SANDBOX")]
     pub sandbox: Option<Sandbox>,
+    /// Directory of the host where hooks report [default: /run/nri-ldcache]
+    #[arg(long, value_name = "DIR", env = "NRI_LDCACHE_REPORT_DIR")]
+    pub report_dir: Option<PathBuf>,
     /// Which containers are refreshed when no annotation says so [default: auto]
     #[arg(long, value_enum, env = "NRI_LDCACHE_MODE")]
     pub mode: Option<Mode>,
@@ -157,6 +161,7 @@ impl Settings {
             timeout,
             on_failure,
             sandbox,
+            report_dir,
             mode,
             annotation,
             excluded_namespaces,
@@ -199,18 +204,27 @@ impl Settings {
     }
 
     fn template(&self) -> Result<Update> {
-        let path = self.ldconfig_path.clone().unwrap_or_else(|| Update::LDCONFIG.into());
-        // It is written into the container's configuration, whose strings are UTF-8.
-        ensure!(
-            path.to_str().is_some_and(|path| path.trim_start_matches('@').starts_with('/')),
-            "ldconfig path {} is not absolute",
-            path.display()
-        );
+        let ldconfig = self.ldconfig_path.as_deref().unwrap_or(Path::new(Update::LDCONFIG));
+        let reports = self.report_dir.as_deref().unwrap_or(Path::new(Report::DIR));
+        // They are written into the container's configuration, whose strings are UTF-8.
+        for (name, path) in [("ldconfig path", ldconfig), ("report directory", reports)] {
+            let text = path.to_str().map(|path| path.trim_start_matches('@'));
+            let absolute = text.is_some_and(|path| path.starts_with('/'));
+            ensure!(absolute, "{name} {} is not absolute", path.display());
+        }
         Ok(Update::default()
-            .with_ldconfig_path(path)
+            .with_ldconfig_path(ldconfig)
+            .with_report_dir(reports)
             .with_on_failure(self.on_failure.unwrap_or(OnFailure::Warn))
             .with_sandbox(self.sandbox.unwrap_or_default())
             .with_timeout(self.timeout.unwrap_or(Update::TIMEOUT)))
+    }
+
+    /// Where this process sees the reports of hooks.
+    pub fn reports(&self) -> PathBuf {
+        let dir = self.report_dir.as_deref().unwrap_or(Path::new(Report::DIR));
+        let host = self.host_root.as_deref().unwrap_or(Path::new("/"));
+        host.join(dir.strip_prefix("/").unwrap_or(dir))
     }
 
     /// How hooks are injected.

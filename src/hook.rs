@@ -12,6 +12,7 @@ use crate::jail::{self, Changes};
 use crate::ld_so_conf::Plan;
 use crate::ldconfig::Ldconfig;
 use crate::oci::State;
+use crate::report::Report;
 use crate::update::Update;
 
 /// What an update did.
@@ -27,16 +28,29 @@ pub struct Done {
 
 /// Runs on the host, as the container's runtime started us: finds the root, seals the program, starts the jail.
 ///
-/// `state` is the file with the container's state; empty or `-` is standard input.
-pub fn run(update: &Update, state: &OsStr) -> Result<Done> {
+/// `state` is the file with the container's state; empty or `-` is standard input. What came of it is written to the
+/// host, where that can be; an error there changes nothing of what came of it.
+pub fn run(update: &Update, state: &OsStr) -> Result<()> {
+    let start = Instant::now();
     jail::close_inherited();
-    let state = match state.as_encoded_bytes() {
-        b"" | b"-" => State::read(io::stdin(), "from standard input")?,
+    let state = read_state(state)?;
+    let result = update_root(update, &state);
+    // In a user namespace the host's directory can't be written.
+    let _ = Report::new(&state.id, start.elapsed(), &result).write(update.report_dir());
+    result.map(drop)
+}
+
+fn read_state(source: &OsStr) -> Result<State> {
+    match source.as_encoded_bytes() {
+        b"" | b"-" => State::read(io::stdin(), "from standard input"),
         _ => {
-            let name = state.display().to_string();
-            State::read(File::open(state).with_context(|| format!("open state {name}"))?, &name)?
+            let name = source.display().to_string();
+            State::read(File::open(source).with_context(|| format!("open state {name}"))?, &name)
         }
-    };
+    }
+}
+
+fn update_root(update: &Update, state: &State) -> Result<Done> {
     let rootfs = state.rootfs()?;
     let ldconfig = Ldconfig::seal(update.ldconfig_path())?;
     jail::run(&rootfs, update.timeout(), |refused, end| refresh(update, &ldconfig, refused, end))

@@ -35,6 +35,8 @@ pub mod update;
 pub mod injection;
 // The hook itself, outside and inside.
 pub mod hook;
+// What a run of it did, from the hook to the daemon.
+pub mod report;
 // Which container the runtime means.
 pub mod oci;
 // The only place that changes namespaces and mounts.

@@ -42,7 +42,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             Err(error) if args.update.on_failure() == OnFailure::Warn => {
                 eprintln!("nri-ldcache: {error:#}")
             }
-            done => drop(done?),
+            done => done?,
         },
         Command::Explain(args) => {
             print!("{}", explain::run(&args.run.settings()?, &args.container, args.pod.as_deref())?)

@@ -1,6 +1,7 @@
 //! The daemon: an NRI plugin that stays connected. The only module, with its children, that knows tokio.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use tokio::time::{Instant, sleep};
 use crate::config::Settings;
 use crate::injection::Injection;
 use crate::policy::{Decision, Policy, Verdict, decide};
+use crate::report::{Outcome, Report};
 
 /// Delays between attempts to connect: doubled from the first to the last, begun anew after a session that lasted.
 const FIRST_DELAY: Duration = Duration::from_millis(100);
@@ -77,7 +79,7 @@ async fn stay_connected(
 }
 
 async fn session(
-    path: &std::path::Path,
+    path: &Path,
     identity: &Identity,
     plugin: &Arc<Ldcache>,
     stop: watch::Receiver<bool>,
@@ -118,13 +120,18 @@ struct Ldcache {
 struct Active {
     policy: Policy,
     injection: Injection,
+    /// After which event createContainer hooks have run: CRI-O creates the container in the OCI runtime before it tells
+    /// of a creation, containerd when it starts it.
+    hooks_ran: Event,
+    /// Where the hooks' reports are seen.
+    reports: PathBuf,
     /// The last trouble with the hook's file that was told.
     complained: Mutex<Option<String>>,
 }
 
 impl Ldcache {
     fn new(settings: Settings) -> Result<Self> {
-        let active = Active::new(&settings)?;
+        let active = Active::new(&settings, Event::PostStartContainer)?;
         Ok(Self { settings, active: Mutex::new(Arc::new(active)) })
     }
 
@@ -140,7 +147,11 @@ impl Plugin for Ldcache {
         runtime: &Runtime,
     ) -> Result<Events, nri::HandlerError> {
         let settings = self.settings.clone().over(Settings::from_runtime(config)?);
-        let active = Arc::new(Active::new(&settings)?);
+        let hooks_ran = match runtime.name.as_str() {
+            "cri-o" => Event::PostCreateContainer,
+            _ => Event::PostStartContainer,
+        };
+        let active = Arc::new(Active::new(&settings, hooks_ran)?);
         *self.active.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Arc::clone(&active);
         tracing::info!(
             runtime = %runtime.name, version = %runtime.version, nri = runtime.nri_version.as_deref().unwrap_or("unknown"),
@@ -170,11 +181,22 @@ impl Plugin for Ldcache {
             None
         }))
     }
+
+    async fn post_create_container(&self, pod: PodSandbox, container: Container) {
+        self.active().after(Event::PostCreateContainer, &pod, &container);
+    }
+
+    async fn post_start_container(&self, pod: PodSandbox, container: Container) {
+        self.active().after(Event::PostStartContainer, &pod, &container);
+    }
 }
 
 impl Active {
-    fn new(settings: &Settings) -> Result<Self> {
+    fn new(settings: &Settings, hooks_ran: Event) -> Result<Self> {
+        let reports = settings.reports();
         Ok(Self {
+            hooks_ran,
+            reports,
             policy: settings.policy()?,
             injection: settings.injection()?,
             complained: Mutex::new(None),
@@ -186,6 +208,30 @@ impl Active {
         log(pod, container, &decision);
         let Verdict::Update(update, _) = &decision.verdict else { return None };
         self.hook_is_good().then(|| self.injection.adjustment(update))
+    }
+
+    /// Tells what the container's hook did, once it has been run and if it has reported.
+    fn after(&self, event: Event, pod: &PodSandbox, container: &Container) {
+        if event != self.hooks_ran {
+            return;
+        }
+        let (namespace, pod, name) = (&pod.namespace, &pod.name, &container.name);
+        match Report::read(&self.reports, &container.id) {
+            Ok(None) => {}
+            Ok(Some(report)) if report.outcome == Outcome::Updated => tracing::info!(
+                %namespace, %pod, container = %name, id = %container.id,
+                added = report.added.join(","), refused = report.refused.join(", "), microseconds = report.took,
+                "updated"
+            ),
+            Ok(Some(report)) => tracing::warn!(
+                %namespace, %pod, container = %name, id = %container.id,
+                reason = report.reason.unwrap_or_default(), microseconds = report.took,
+                "not updated, the container has the cache of its image"
+            ),
+            Err(error) => {
+                tracing::warn!(%namespace, %pod, container = %name, error = format!("{error:#}"), "report not read");
+            }
+        }
     }
 
     /// Looks at the hook's file, and tells trouble with it once.

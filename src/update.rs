@@ -12,6 +12,8 @@ use anyhow::{Result, bail, ensure};
 use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 
+use crate::report::Report;
+
 /// Longest path that Linux takes in a system call, with its final NUL (`PATH_MAX`, limits.h).
 const PATH_MAX: usize = 4096;
 
@@ -98,6 +100,9 @@ pub struct Update {
     /// What happens where a layer of the sandbox can't be had
     #[arg(long, value_enum, default_value_t)]
     sandbox: Sandbox,
+    /// Directory of the host for the report of what was done
+    #[arg(long, value_name = "DIR", default_value = Report::DIR)]
+    report_dir: PathBuf,
     /// Seconds of wall-clock time after which the refresh is killed
     #[arg(long, value_name = "SECONDS", default_value_t = Update::TIMEOUT, value_parser = clap::value_parser!(u32).range(1..=3600))]
     timeout: u32,
@@ -110,6 +115,7 @@ impl Default for Update {
             ldconfig_path: Self::LDCONFIG.into(),
             on_failure: OnFailure::default(),
             sandbox: Sandbox::default(),
+            report_dir: Report::DIR.into(),
             timeout: Self::TIMEOUT,
         }
     }
@@ -148,6 +154,12 @@ impl Update {
         self
     }
 
+    /// The same update with its report elsewhere.
+    pub fn with_report_dir(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.report_dir = dir.into();
+        self
+    }
+
     /// The same update with another wall-clock limit, in seconds.
     pub fn with_timeout(mut self, seconds: u32) -> Self {
         self.timeout = seconds;
@@ -172,6 +184,11 @@ impl Update {
     /// What happens where a layer of the sandbox can't be had.
     pub fn sandbox(&self) -> Sandbox {
         self.sandbox
+    }
+
+    /// Directory of the host for reports.
+    pub fn report_dir(&self) -> &Path {
+        &self.report_dir
     }
 
     /// Wall-clock limit of the refresh.
@@ -203,6 +220,9 @@ impl Update {
         if self.ldconfig_path != default.ldconfig_path {
             args.push(format!("--ldconfig-path={}", self.ldconfig_path.display()));
         }
+        if self.report_dir != default.report_dir {
+            args.push(format!("--report-dir={}", self.report_dir.display()));
+        }
         args.extend(self.dirs.iter().map(|dir| format!("--folder={dir}")));
         args
     }
@@ -229,6 +249,7 @@ mod tests {
             .with_on_failure(OnFailure::Warn)
             .with_ldconfig_path("@/usr/sbin/ldconfig")
             .with_sandbox(Sandbox::Strict)
+            .with_report_dir("/run/elsewhere")
             .with_timeout(3);
         for dir in ["/b", "/a with blank/lib", "/usr/local/nvidia/lib64"] {
             update.add(dir.parse().unwrap());

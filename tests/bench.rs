@@ -95,6 +95,7 @@ fn alternate(root: &Path, state: &Path, options: &[&str]) -> Result<(Duration, D
         bare.push(time(ldconfig.arg("-r").arg(root).args(options))?);
         let mut hook = Command::new(BINARY);
         hook.args(["update-ldcache", "--folder=/opt/driver", "--container-spec"]).arg(state);
+        hook.arg("--report-dir").arg(state.with_file_name("reports"));
         ours.push(time(&mut hook)?);
     }
     Ok((median(bare), median(ours)))

@@ -160,6 +160,22 @@ fn a_container_is_disabled_by_its_name() -> Result<()> {
 }
 
 #[test]
+fn what_the_hook_did_is_told_by_the_daemon() -> Result<()> {
+    everywhere(|node, runtime| {
+        let pod = request(node, runtime, BY_DIRECTORY)?;
+        let log = node.plugin.as_ref().context("the plugin was started")?.log();
+        let told =
+            log.lines().find(|line| line.contains(" updated ") && line.contains(&pod.container));
+        let told = told.with_context(|| format!("nothing told of {}", pod.container))?;
+        ensure!(
+            told.contains("/usr/local/nvidia/lib64") && told.contains("refused=\"\""),
+            "{told}"
+        );
+        Ok(())
+    })
+}
+
+#[test]
 fn a_hostile_soname_plants_nothing_in_a_volume() -> Result<()> {
     everywhere(|node, runtime| {
         let volume = format!("/opt/volume-{runtime}");

@@ -61,12 +61,19 @@ impl Bundle {
         )
     }
 
-    /// Must fail with `named`, and leave the root alone.
+    /// Must fail with `named`, and leave the root alone; what is no mistake of the command line is reported, too.
     fn refused(&self, args: &[&str], code: i32, named: &str) -> Result<()> {
         let before = files(&self.path("rootfs"))?;
-        let args = [&["update-ldcache"], args].concat();
+        let reports = format!("--report-dir={}", self.path("reports").display());
+        let args = [&["update-ldcache", &reports], args].concat();
         refused(&args, self.state().as_bytes(), code, named)?;
         ensure!(files(&self.path("rootfs"))? == before, "{args:?}: the root changed");
+        if code == FAILED {
+            let report = fs::read_to_string(self.path("reports/x.json"))?;
+            let report: serde_json::Value = serde_json::from_str(&report)?;
+            let reason = report["reason"].as_str().unwrap_or_default();
+            ensure!(report["outcome"] == "failed" && reason.contains(named), "{report}");
+        }
         Ok(())
     }
 }

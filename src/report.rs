@@ -1,0 +1,201 @@
+//! [`Report`]: what one run of the hook did, written by the hook on the host, read by the daemon.
+
+use std::fs::{self, DirBuilder, File};
+use std::io::{Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context, Result, ensure};
+use serde::{Deserialize, Serialize};
+
+use crate::hook::Done;
+
+/// Most bytes of a report. What an image can make long is cut.
+const LIMIT: u64 = 64 << 10;
+const LISTED: usize = 64;
+const REASON: usize = 1000;
+
+/// Most reports that are kept: more than a node has containers (kubelet's `maxPods` is 110 unless raised).
+const KEPT: usize = 1000;
+
+/// What a run of the hook came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outcome {
+    /// The cache is new.
+    Updated,
+    /// It is as the image has it.
+    Failed,
+}
+
+/// What one run of the hook did.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// The container's id.
+    pub id: String,
+    /// What it came to.
+    pub outcome: Outcome,
+    /// Why it failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// When it ended, in milliseconds since 1970 UTC.
+    pub ended: u64,
+    /// How long it took, in microseconds.
+    pub took: u64,
+    /// Its steps inside the jail, with their microseconds, in order.
+    pub steps: Vec<(String, u64)>,
+    /// Directories that the linker did not search before.
+    pub added: Vec<String>,
+    /// Layers of the sandbox that could not be had, each with its reason.
+    pub refused: Vec<String>,
+}
+
+impl Report {
+    /// Where reports are, on the host: it does not outlive the host's uptime, and neither do the containers.
+    pub const DIR: &str = "/run/nri-ldcache";
+
+    /// Tells what a run came to.
+    pub fn new(id: &str, took: Duration, result: &Result<Done>) -> Self {
+        let ended = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let mut report = Self {
+            id: id.to_owned(),
+            outcome: Outcome::Updated,
+            reason: None,
+            ended: ended.as_millis() as u64,
+            took: took.as_micros() as u64,
+            steps: Vec::new(),
+            added: Vec::new(),
+            refused: Vec::new(),
+        };
+        match result {
+            Ok(done) => {
+                report.steps.clone_from(&done.steps);
+                report.added = done.added.iter().take(LISTED).cloned().collect();
+                report.refused.clone_from(&done.refused);
+            }
+            Err(error) => {
+                report.outcome = Outcome::Failed;
+                report.reason = Some(format!("{error:#}").chars().take(REASON).collect());
+            }
+        }
+        report
+    }
+
+    /// Writes the report to `dir`, in place of an older one of the same container.
+    pub fn write(&self, dir: &Path) -> Result<()> {
+        let path = path(dir, &self.id)?;
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o755)
+            .create(dir)
+            .with_context(|| format!("make {}", dir.display()))?;
+        prune(dir).with_context(|| format!("prune {}", dir.display()))?;
+        let text = serde_json::to_vec(self)?;
+        ensure!(text.len() as u64 <= LIMIT, "report is larger than {} KiB", LIMIT >> 10);
+        let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
+        let written = File::options()
+            .write(true)
+            .create_new(true)
+            .mode(0o644)
+            .open(&temporary)
+            .and_then(|mut file| file.write_all(&text))
+            .and_then(|()| fs::rename(&temporary, &path));
+        if written.is_err() {
+            drop(fs::remove_file(&temporary));
+        }
+        written.with_context(|| format!("write {}", path.display()))
+    }
+
+    /// Reads the report of a container, if there is one.
+    pub fn read(dir: &Path, id: &str) -> Result<Option<Self>> {
+        let path = path(dir, id)?;
+        let name = path.display();
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error).with_context(|| format!("open {name}")),
+        };
+        let mut text = Vec::new();
+        file.take(LIMIT + 1).read_to_end(&mut text).with_context(|| format!("read {name}"))?;
+        ensure!(text.len() as u64 <= LIMIT, "read {name}: larger than {} KiB", LIMIT >> 10);
+        serde_json::from_slice(&text).map(Some).with_context(|| format!("read {name}"))
+    }
+}
+
+/// The file of a container. Ids are the runtime's; one that is no plain name has no report.
+fn path(dir: &Path, id: &str) -> Result<PathBuf> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '+');
+    let named = !id.is_empty() && id.len() <= 200 && !id.starts_with('.') && id.chars().all(plain);
+    ensure!(named, "container id {id:?} is no name for a file");
+    Ok(dir.join(format!("{id}.json")))
+}
+
+/// Makes room: when there are too many, the older half goes.
+fn prune(dir: &Path) -> Result<()> {
+    let entries = fs::read_dir(dir)?.collect::<Result<Vec<_>, _>>()?;
+    if entries.len() < KEPT {
+        return Ok(());
+    }
+    let dated = |entry: fs::DirEntry| Some((entry.metadata().ok()?.modified().ok()?, entry.path()));
+    let mut dated: Vec<_> = entries.into_iter().filter_map(dated).collect();
+    dated.sort();
+    for (_, path) in dated.iter().take(KEPT / 2) {
+        // Another hook may do the same at the same time.
+        drop(fs::remove_file(path));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::anyhow;
+
+    #[test]
+    fn a_report_is_read_as_it_was_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path().join("made");
+        let done =
+            Done { added: vec!["/a".into()], refused: vec![], steps: vec![("enter".into(), 7)] };
+        for result in [Ok(done), Err(anyhow!("{}", "x".repeat(5000)))] {
+            let report = Report::new("c1", Duration::from_millis(5), &result);
+            report.write(&dir).unwrap();
+            let read = Report::read(&dir, "c1").unwrap().unwrap();
+            assert_eq!(read, report);
+            assert_eq!(read.outcome == Outcome::Failed, result.is_err());
+            assert!(read.reason.is_none_or(|reason| reason.len() == REASON));
+        }
+        assert_eq!(Report::read(&dir, "c2").unwrap(), None);
+        assert_eq!(fs::read_dir(&dir).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn names_that_lead_elsewhere_are_refused() {
+        for id in ["", "../x", "/x", ".x", "a/b", "a\0", &"a".repeat(300)] {
+            let report = Report::new(id, Duration::ZERO, &Ok(Done::default()));
+            assert!(
+                report
+                    .write(Path::new("/nowhere"))
+                    .unwrap_err()
+                    .to_string()
+                    .contains("no name for a file")
+            );
+            assert!(Report::read(Path::new("/nowhere"), id).is_err());
+        }
+    }
+
+    #[test]
+    fn reports_are_bounded_in_number_and_size() {
+        let dir = tempfile::tempdir().unwrap();
+        for number in 0..KEPT + 10 {
+            fs::write(dir.path().join(format!("{number}.json")), "{}").unwrap();
+        }
+        Report::new("c1", Duration::ZERO, &Ok(Done::default())).write(dir.path()).unwrap();
+        assert!(fs::read_dir(dir.path()).unwrap().count() <= KEPT / 2 + 11);
+        fs::write(dir.path().join("big.json"), "x".repeat(100 << 10)).unwrap();
+        assert!(
+            Report::read(dir.path(), "big").unwrap_err().to_string().contains("larger than 64 KiB")
+        );
+    }
+}
