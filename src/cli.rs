@@ -7,7 +7,7 @@ use anyhow::Result;
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::Settings;
+use crate::config::{Layers, Settings};
 use crate::update::Update;
 
 /// Refreshes the linker cache of GPU containers.
@@ -45,10 +45,10 @@ pub struct RunArgs {
 }
 
 impl RunArgs {
-    /// The settings of flags, environment and file.
-    pub fn settings(self) -> Result<Settings> {
-        let file = self.config.as_deref().map(Settings::read).transpose()?;
-        Ok(self.settings.over(file.unwrap_or_default()))
+    /// Flags and environment, and the file below them.
+    pub fn settings(self) -> Result<Layers> {
+        let file = self.config.as_deref().map(Settings::read).transpose()?.unwrap_or_default();
+        Ok(Layers { typed: self.settings, file })
     }
 }
 
@@ -107,6 +107,14 @@ pub fn parse(args: impl IntoIterator<Item = OsString>, launched: bool) -> Result
         }
         Err(error) => Err(Usage::Mistake(one_line(&error))),
     }
+}
+
+/// Does this command line, which can't be understood, say that failure is only told?
+pub fn warns(args: &[OsString]) -> bool {
+    let has = |words: &[&str]| {
+        args.windows(words.len()).any(|some| some.iter().eq(words.iter().copied()))
+    };
+    has(&[Update::COMMAND]) && (has(&["--on-failure=warn"]) || has(&["--on-failure", "warn"]))
 }
 
 /// The first paragraph without its `error: `; what clap adds is usage and tips, and a hook's message is one line of a log.

@@ -16,7 +16,7 @@ use serde::Deserialize;
 use crate::injection::Injection;
 use crate::policy::{Mode, Policy};
 use crate::report::Report;
-use crate::update::{LibDir, OnFailure, Sandbox, Update};
+use crate::update::{LibDir, OnFailure, Sandbox, Update, host_path, seconds};
 
 /// Most bytes of a configuration file.
 const LIMIT: u64 = 1 << 20;
@@ -70,7 +70,7 @@ pub struct Settings {
     #[arg(long, value_name = "PATH", env = "NRI_LDCACHE_LDCONFIG_PATH")]
     pub ldconfig_path: Option<PathBuf>,
     /// Seconds after which a hook ends its refresh [default: 10]
-    #[arg(long, value_name = "SECONDS", env = "NRI_LDCACHE_TIMEOUT", value_parser = clap::value_parser!(u32).range(1..=3600))]
+    #[arg(long, value_name = "SECONDS", env = "NRI_LDCACHE_TIMEOUT", value_parser = seconds)]
     pub timeout: Option<u32>,
     /// What happens to a container whose refresh fails [default: warn]
     #[arg(long, value_enum, env = "NRI_LDCACHE_ON_FAILURE")]
@@ -104,6 +104,27 @@ pub struct Settings {
     /// How it is logged [default: text]
     #[arg(long, value_enum, env = "NRI_LDCACHE_LOG_FORMAT")]
     pub log_format: Option<LogFormat>,
+}
+
+/// Settings by where they come from.
+#[derive(Clone, Debug, Default)]
+pub struct Layers {
+    /// Flags and environment.
+    pub typed: Settings,
+    /// The file of `--config`.
+    pub file: Settings,
+}
+
+impl Layers {
+    /// The settings in force while the runtime has passed nothing.
+    pub fn settings(&self) -> Settings {
+        self.typed.clone().over(self.file.clone())
+    }
+
+    /// The settings in force when the runtime has passed `text`.
+    pub fn configured(&self, text: &str) -> Result<Settings> {
+        Ok(self.typed.clone().over(Settings::from_runtime(text)?.over(self.file.clone())))
+    }
 }
 
 macro_rules! first {
@@ -190,10 +211,12 @@ impl Settings {
             !annotation.is_empty() && !annotation.contains(|c: char| c == '/' || c.is_whitespace()),
             "annotation {annotation:?} is not a key without a prefix"
         );
-        let patterns = self.excluded_namespaces.iter().flatten();
+        // An environment variable that is set to nothing has one empty item.
+        let patterns = self.excluded_namespaces.iter().flatten().filter(|text| !text.is_empty());
         let patterns = patterns
             .map(|text| Pattern::new(text).with_context(|| format!("excluded namespace {text:?}")));
-        let folders = self.folders.iter().flatten().map(|dir| dir.parse::<LibDir>());
+        let folders = self.folders.iter().flatten().filter(|dir| !dir.is_empty());
+        let folders = folders.map(|dir| dir.parse::<LibDir>());
         Ok(Policy {
             mode: self.mode.unwrap_or_default(),
             annotation,
@@ -203,21 +226,18 @@ impl Settings {
         })
     }
 
+    /// What a file says has not been through the checks of the command line that it will be written to.
     fn template(&self) -> Result<Update> {
         let ldconfig = self.ldconfig_path.as_deref().unwrap_or(Path::new(Update::LDCONFIG));
         let reports = self.report_dir.as_deref().unwrap_or(Path::new(Report::DIR));
-        // They are written into the container's configuration, whose strings are UTF-8.
-        for (name, path) in [("ldconfig path", ldconfig), ("report directory", reports)] {
-            let text = path.to_str().map(|path| path.trim_start_matches('@'));
-            let absolute = text.is_some_and(|path| path.starts_with('/'));
-            ensure!(absolute, "{name} {} is not absolute", path.display());
-        }
+        let checked = |path: &Path| host_path(path.to_str().context("not UTF-8")?);
+        let timeout = self.timeout.unwrap_or(Update::TIMEOUT);
         Ok(Update::default()
-            .with_ldconfig_path(ldconfig)
-            .with_report_dir(reports)
+            .with_ldconfig_path(checked(ldconfig).context("ldconfig path")?)
+            .with_report_dir(checked(reports).context("report directory")?)
             .with_on_failure(self.on_failure.unwrap_or(OnFailure::Warn))
             .with_sandbox(self.sandbox.unwrap_or_default())
-            .with_timeout(self.timeout.unwrap_or(Update::TIMEOUT)))
+            .with_timeout(seconds(&timeout.to_string()).context("timeout")?))
     }
 
     /// Where this process sees the reports of hooks.
@@ -269,6 +289,16 @@ mod tests {
         let high = Settings::parse("idx = '20'").unwrap();
         let both = high.over(low);
         assert_eq!((both.idx.as_deref(), both.mode), (Some("20"), Some(Mode::Disabled)));
+        let layers = Layers {
+            typed: Settings::parse("timeout = 1").unwrap(),
+            file: Settings::parse("timeout = 3\nmode = 'disabled'\nname = 'n'").unwrap(),
+        };
+        let all = layers.configured("timeout = 2\nmode = 'enabled'").unwrap();
+        assert_eq!(
+            (all.timeout, all.mode, all.name.as_deref()),
+            (Some(1), Some(Mode::Enabled), Some("n"))
+        );
+        assert_eq!(layers.settings().mode, Some(Mode::Disabled));
         assert!(Settings::from_runtime("").is_ok());
         let error = Settings::from_runtime("socket_path = '/x'").unwrap_err().to_string();
         assert!(error.contains("socket_path comes too late"), "{error}");
@@ -280,11 +310,16 @@ mod tests {
             ("folders = ['lib']", "\"lib\" is not absolute"),
             ("annotation = 'a/b'", "\"a/b\" is not a key"),
             ("excluded_namespaces = ['[']", "excluded namespace \"[\""),
-            ("ldconfig_path = 'ldconfig'", "ldconfig path ldconfig is not absolute"),
+            ("ldconfig_path = 'ldconfig'", "ldconfig path: \"ldconfig\" is not absolute"),
+            ("ldconfig_path = '@@/sbin/ldconfig'", "ldconfig path: "),
+            ("report_dir = 'run'", "report directory: \"run\" is not absolute"),
+            ("timeout = 0", "timeout: \"0\" is not a number of seconds"),
+            ("timeout = 3601", "timeout: \"3601\" is not"),
         ] {
             let error = format!("{:#}", Settings::parse(text).unwrap().policy().unwrap_err());
             assert!(error.contains(expected), "{text}: {error}");
         }
+        assert!(Settings::parse("folders = ['']").unwrap().policy().unwrap().folders.is_empty());
         assert!(Settings::parse("idx = '7'").unwrap().identity().is_err());
     }
 }

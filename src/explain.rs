@@ -12,6 +12,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::config::Settings;
+use crate::injection::Injection;
 use crate::policy::{Verdict, decide};
 
 /// Most bytes of a file; `crictl inspect` prints some 100 KiB.
@@ -23,14 +24,21 @@ const LIMIT: u64 = 16 << 20;
 /// of `crictl inspectp` or a CRI pod configuration. `-` is standard input.
 pub fn run(settings: &Settings, container: &Path, pod: Option<&Path>) -> Result<String> {
     let name = container.display().to_string();
-    let (mut own_pod, container) =
+    let (mut own_pod, mut container) =
         read_container(&read(container)?).with_context(|| format!("understand {name}"))?;
     if let Some(path) = pod {
         own_pod =
             read_pod(read(path)?).with_context(|| format!("understand {}", path.display()))?;
     }
+    let updated = take_own_hook(&mut container);
     let decision = decide(&settings.policy()?, &own_pod, &container);
     let mut text = String::new();
+    if updated {
+        writeln!(
+            text,
+            "note: it has the hook of this plugin already, which is left out of account"
+        )?;
+    }
     match &decision.verdict {
         Verdict::Leave(reason) => {
             writeln!(text, "decision: leave ({})\nreason: {reason}", reason.word())?
@@ -46,6 +54,16 @@ pub fn run(settings: &Settings, container: &Path, pod: Option<&Path>) -> Result<
     }
     decision.refused.iter().try_for_each(|refused| writeln!(text, "refused: {refused}"))?;
     Ok(text)
+}
+
+/// Removes what the plugin has added: who asks why a running container was updated does not mean that it has been.
+fn take_own_hook(container: &mut Container) -> bool {
+    let Some(hooks) = container.hooks.as_mut() else { return false };
+    let before = hooks.create_container.len();
+    hooks
+        .create_container
+        .retain(|hook| hook.args.first().is_none_or(|name| name != Injection::NAME));
+    hooks.create_container.len() < before
 }
 
 fn to_json(hook: &Hook) -> Value {
@@ -296,7 +314,8 @@ mod tests {
     use super::*;
 
     fn explain(container: Value, pod: Option<Value>) -> String {
-        let (mut own_pod, container) = read_container(&container).unwrap();
+        let (mut own_pod, mut container) = read_container(&container).unwrap();
+        take_own_hook(&mut container);
         if let Some(pod) = pod {
             own_pod = read_pod(pod).unwrap();
         }
@@ -310,6 +329,12 @@ mod tests {
     fn every_kind_of_document_is_understood() {
         let oci = json!({"ociVersion": "1.1.0", "linux": {"devices": [{"path": "/dev/x", "type": "c", "major": 195, "minor": 0}]}});
         assert!(explain(oci.clone(), None).contains("Device(\"/dev/x\")"));
+        let hooked = |name: &str| {
+            json!({"ociVersion": "1.1.0", "process": {"env": ["NVIDIA_VISIBLE_DEVICES=all"]},
+            "hooks": {"createContainer": [{"path": "/x", "args": [name, "update-ldcache"]}]}})
+        };
+        assert!(explain(hooked("nri-ldcache"), None).contains("VisibleDevices"));
+        assert!(explain(hooked("nvidia-cdi-hook"), None).contains("HasHook"));
         let inspect =
             json!({"status": {"metadata": {"name": "main"}}, "info": {"runtimeSpec": oci}});
         assert!(explain(inspect, None).contains("Device"));

@@ -2,15 +2,17 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io;
+use std::io::{self, Read};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use serde::{Deserialize, Serialize};
 
 use crate::jail::{self, Changes};
 use crate::ld_so_conf::Plan;
 use crate::ldconfig::Ldconfig;
+use crate::musl;
 use crate::oci::State;
 use crate::report::Report;
 use crate::update::Update;
@@ -33,16 +35,19 @@ pub struct Done {
 pub fn run(update: &Update, state: &OsStr) -> Result<()> {
     let start = Instant::now();
     jail::close_inherited();
-    let state = read_state(state)?;
-    let result = update_root(update, &state);
+    let end = start + update.timeout();
+    let state = read_state(state, end)?;
+    // A bug of ours is no reason for a container not to start, if other failures are none.
+    let result = catch_unwind(AssertUnwindSafe(|| update_root(update, &state, end)));
+    let result = result.unwrap_or_else(|_| Err(anyhow!("panicked")));
     // In a user namespace the host's directory can't be written.
     let _ = Report::new(&state.id, start.elapsed(), &result).write(update.report_dir());
     result.map(drop)
 }
 
-fn read_state(source: &OsStr) -> Result<State> {
+fn read_state(source: &OsStr, end: Instant) -> Result<State> {
     match source.as_encoded_bytes() {
-        b"" | b"-" => State::read(io::stdin(), "from standard input"),
+        b"" | b"-" => State::read(Patient(io::stdin(), end), "from standard input"),
         _ => {
             let name = source.display().to_string();
             State::read(File::open(source).with_context(|| format!("open state {name}"))?, &name)
@@ -50,10 +55,23 @@ fn read_state(source: &OsStr) -> Result<State> {
     }
 }
 
-fn update_root(update: &Update, state: &State) -> Result<Done> {
+/// Standard input, read until a deadline.
+struct Patient(io::Stdin, Instant);
+
+impl Read for Patient {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match jail::readable(&self.0, self.1) {
+            Ok(true) => self.0.read(buffer),
+            Ok(false) => Err(io::ErrorKind::TimedOut.into()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+fn update_root(update: &Update, state: &State, end: Instant) -> Result<Done> {
     let rootfs = state.rootfs()?;
     let ldconfig = Ldconfig::seal(update.ldconfig_path())?;
-    jail::run(&rootfs, update.timeout(), |refused, end| refresh(update, &ldconfig, refused, end))
+    jail::run(&rootfs, end, |refused, end| refresh(update, &ldconfig, refused, end))
 }
 
 /// Runs as pid 1 of new namespaces, in the container's root as working directory.
@@ -68,12 +86,15 @@ fn refresh(
     clock.lap("enter");
     let plan = Plan::make(jail.root(), update.dirs()).context("plan configuration")?;
     clock.lap("plan");
+    let musl =
+        musl::Plan::make(jail.root(), update.dirs()).context("plan configuration of musl")?;
     let confined = jail.confine(plan.searched())?;
     clock.lap("confine");
     let mut changes = Changes::begin(&confined);
-    let updated = plan.apply(&mut changes).context("configure linker").and_then(|()| {
+    let configured = plan.apply(&mut changes).and_then(|()| musl.apply(&mut changes));
+    let updated = configured.context("configure linker").and_then(|()| {
         clock.lap("configure");
-        ldconfig.run(&confined, plan.left_out(), end)
+        ldconfig.run(&confined, &mut changes, plan.left_out(), end)
     });
     if let Err(error) = updated {
         // Half an update is worse than none: the next ldconfig in the container would finish it.

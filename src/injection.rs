@@ -32,6 +32,9 @@ pub struct Injection {
 type Identity = (u64, u64, u64, i64, i64, i64, i64);
 
 impl Injection {
+    /// The name under which a hook is executed, by which it is known again.
+    pub const NAME: &str = "nri-ldcache";
+
     /// Hooks that run the program at `path` of the host, whose root is seen at `host_root`.
     pub fn new(path: &Path, host_root: &Path, timeout: Duration) -> Result<Self> {
         let name = path.display();
@@ -151,7 +154,7 @@ mod tests {
             Injection::new(Path::new("/opt/x"), Path::new("/host"), Duration::from_secs(10))
                 .unwrap();
         let mut update = Update::default();
-        update.add("/a".parse().unwrap());
+        update.add("/a".parse().unwrap()).unwrap();
         let adjustment = injection.adjustment(&update);
         let [hook] = &adjustment.hooks.create_container[..] else { panic!("{adjustment:?}") };
         assert_eq!((hook.path.as_str(), hook.timeout.value), ("/opt/x", 15));

@@ -10,13 +10,27 @@
 //! |---|---|
 //! | own mount namespace, private propagation | mounts of ours that reach the host or another container |
 //! | own pid, ipc, uts, network namespace | signals, sockets and processes of the host; killing pid 1 ends it all |
+//! | inherited descriptors closed, and our own to the root | ways around every mount (runc's CVE-2024-21626) |
 //! | `pivot_root` into the container's root, old root detached | `..`, absolute links, a leaked working directory |
 //! | no procfs or sysfs visible | magic links as in CVE-2025-23267: `/etc -> /proc/1/root/etc` |
 //! | the whole tree read-only but for the root filesystem | `DT_SONAME=../../../vol/x`, `/etc -> /vol`, `ld.so.cache~ -> /vol/x` |
 //! | `nodev`, `nosuid`, `noexec` on the whole tree | device nodes and programs of the image |
+//! | paths by openat2(2) below the root, opened without blocking | links that swap (CVE-2026-24260), FIFOs |
 //! | sealed memfd, empty environment ([`crate::ldconfig`]) | CVE-2024-0135, CVE-2024-0136, CVE-2025-23266 |
+//! | one capability, no new privileges, not dumpable | mounts, raw devices, tracing, after a bug in a parser |
+//! | Landlock | files written outside `/etc`, links outside the searched directories |
+//! | seccomp | sockets, namespaces, mapped code of the image: the kernel's own bugs behind some 300 system calls |
+//! | limits of memory, file size, processor and wall-clock time | include loops, glob bombs, huge files; see `Child` |
+//!
+//! Each layer may be refused by a kernel, or by whoever started us; then the others hold, and the report says so, or with
+//! `--sandbox=strict` the update fails.
+//!
+//! # What is not stopped
 //!
 //! The container's own root filesystem is what the attacker owns already: what he makes the update write there is his.
+//! A kernel whose filesystem code a crafted image can attack is attacked by mounting it, before we come. An update can
+//! be made to fail, or to take its whole time limit, which delays the start of that one container. And a runtime that
+//! lies in the state it passes is believed: it is root on this host.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -44,6 +58,7 @@ mod tree;
 
 pub use changes::Changes;
 use mountinfo::MountInfo;
+pub(crate) use mountinfo::is_mount_point;
 pub(crate) use process::{Child, readable};
 pub(crate) use seccomp::restrict_to_ldconfig;
 pub use stage::{close_inherited, run};
@@ -83,11 +98,15 @@ pub fn enter(sandbox: Sandbox, refused: Vec<String>, time: Duration) -> Result<J
     change_root(&mounts)?;
     let mut jail = Jail { root: Root::own()?, sandbox, refused: Vec::new() };
     refused.into_iter().try_for_each(|name| jail.layer(&name, Err(anyhow!("refused"))))?;
-    // The container's own procfs and sysfs, wherever the runtime mounted them, and its devices.
-    let mut covered = mounts.pseudo_filesystems_below(&here);
-    covered.extend(["/proc", "/sys", "/dev"].map(PathBuf::from));
-    for path in &covered {
+    for path in ["/proc", "/sys", "/dev"].map(Path::new) {
         tree::cover(&jail, path).with_context(|| format!("cover {}", path.display()))?;
+    }
+    // The container's own procfs and sysfs, wherever else the runtime mounted them.
+    let covered =
+        |path: &PathBuf| ["/proc", "/sys", "/dev"].iter().any(|cover| path.starts_with(cover));
+    for path in mounts.pseudo_filesystems_below(&here).iter().filter(|path| !covered(path)) {
+        tree::cover_pseudo_filesystem(&jail, path)
+            .with_context(|| format!("cover {}", path.display()))?;
     }
     // ldconfig would write its auxiliary cache there, which is no part of what an update leaves behind.
     tree::protect(&jail, Path::new("/var/cache")).context("make /var/cache read-only")?;
@@ -145,7 +164,8 @@ impl Confined {
 /// Makes the working directory `/` and the old root unreachable.
 ///
 /// `pivot_root(".", ".")` stacks the old root upon the new one, from where it is detached (pivot_root(2), "Notes").
-/// A root on an initramfs can't be pivoted (EINVAL): it is moved, after every mount that could name the old one is gone.
+/// A root on an initramfs can't be pivoted (EINVAL): it is moved, after every mount that could name the old one is gone
+/// or covered.
 fn change_root(mounts: &MountInfo) -> Result<()> {
     match pivot_root(".", ".") {
         Ok(()) => umount2(".", MntFlags::MNT_DETACH).context("detach host root")?,
@@ -157,10 +177,13 @@ fn change_root(mounts: &MountInfo) -> Result<()> {
 
 fn move_root(mounts: &MountInfo) -> Result<()> {
     for path in mounts.pseudo_filesystems() {
-        match umount2(path, MntFlags::MNT_DETACH) {
-            // A mount below one that has just been detached is gone already.
-            Ok(()) | Err(nix::Error::EINVAL | nix::Error::ENOENT) => {}
-            Err(error) => return Err(error).with_context(|| format!("unmount {}", path.display())),
+        let gone = umount2(path, MntFlags::MNT_DETACH);
+        // In a user namespace a mount may be locked (mount_namespaces(7)), and is covered instead. A mount below one that
+        // has been detached is gone already, and there is no such path to cover.
+        let gone = gone.or_else(|_| mount(Some("tmpfs"), path, Some("tmpfs"), tree::EMPTY, NONE));
+        match gone {
+            Ok(()) | Err(nix::Error::ENOENT) => {}
+            Err(error) => return Err(error).with_context(|| format!("cover {}", path.display())),
         }
     }
     mount(Some("."), "/", NONE, MsFlags::MS_MOVE, NONE).context("mount over /")?;

@@ -1,11 +1,13 @@
 //! `/etc/ld.so.conf`: which directories a container's linker configuration has already, and what to add to it.
 
 use std::collections::HashSet;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use anyhow::{Result, ensure};
-use glob::{MatchOptions, Pattern};
 
+use crate::glob;
 use crate::jail::Changes;
 use crate::root::Root;
 use crate::update::LibDir;
@@ -33,9 +35,10 @@ pub struct Plan {
     create: bool,
     first: Option<String>,
     last: String,
-    /// Directories that the linker searches afterwards, in no particular order.
+    /// Directories that the linker searches afterwards, in order.
     searched: Vec<String>,
-    /// Those that an `ld.so.conf` which does not include `ld.so.conf.d` leaves out: ldconfig takes them as arguments.
+    /// The same, if `ld.so.conf` does not include `ld.so.conf.d` and so leaves ours out: ldconfig takes them as arguments,
+    /// and looks at arguments first.
     left_out: Vec<String>,
     added: Vec<String>,
 }
@@ -43,7 +46,7 @@ pub struct Plan {
 impl Plan {
     /// Reads the configuration below `root`, and plans to add `dirs`.
     pub fn make(root: &Root, dirs: &[LibDir]) -> Result<Self> {
-        let create = root.read(Path::new(CONF), FILE_LIMIT)?.is_none();
+        let create = !root.exists(Path::new(CONF));
         let debian = root.is_file(Path::new("/etc/debian_version"));
         let system = system_dirs(debian, std::env::consts::ARCH);
         let conf = Conf::read(root)?;
@@ -51,9 +54,9 @@ impl Plan {
         let first = (!added.is_empty()).then(|| text("added for this container", &added));
         // The host's ldconfig knows the directories of the host's distribution, and the container may be of another one.
         let last = text("system directories of this container", system);
-        let left_out = if conf.includes_ours || create { Vec::new() } else { added.clone() };
         let system = system.iter().copied().map(str::to_owned);
-        let searched = conf.dirs.into_iter().chain(system).chain(added.iter().cloned()).collect();
+        let searched: Vec<_> = added.iter().cloned().chain(conf.dirs).chain(system).collect();
+        let left_out = if conf.includes_ours || create { Vec::new() } else { searched.clone() };
         Ok(Self { create, first, last, searched, left_out, added })
     }
 
@@ -110,49 +113,47 @@ fn system_dirs(debian: bool, arch: &str) -> &'static [&'static str] {
 
 /// Where configuration files are read from.
 trait Source {
-    fn read(&self, path: &str) -> Result<Option<String>>;
-    fn list(&self, dir: &str) -> Result<Vec<String>>;
+    fn read(&self, path: &[u8]) -> Result<Option<Vec<u8>>>;
+    fn list(&self, dir: &[u8]) -> Result<Vec<Vec<u8>>>;
 }
 
 impl Source for Root {
-    fn read(&self, path: &str) -> Result<Option<String>> {
-        let bytes = Self::read(self, Path::new(path), FILE_LIMIT)?;
-        Ok(bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
+    fn read(&self, path: &[u8]) -> Result<Option<Vec<u8>>> {
+        Self::read(self, Path::new(OsStr::from_bytes(path)), FILE_LIMIT)
     }
 
-    fn list(&self, dir: &str) -> Result<Vec<String>> {
-        let names = Self::list(self, Path::new(dir))?;
-        Ok(names.into_iter().filter_map(|name| String::from_utf8(name).ok()).collect())
+    fn list(&self, dir: &[u8]) -> Result<Vec<Vec<u8>>> {
+        Self::list(self, Path::new(OsStr::from_bytes(dir)))
     }
 }
 
 /// What the configuration says without our own files.
 #[derive(Debug, Default)]
 struct Conf {
-    dirs: HashSet<String>,
+    /// In order, each once.
+    dirs: Vec<String>,
     includes_ours: bool,
-    seen: HashSet<String>,
+    seen: HashSet<Vec<u8>>,
     matches: usize,
 }
 
 impl Conf {
     fn read(source: &impl Source) -> Result<Self> {
         let mut conf = Self::default();
-        conf.file(source, CONF, 0)?;
+        conf.file(source, CONF.as_bytes(), 0)?;
         Ok(conf)
     }
 
     /// The directories that are searched neither by configuration nor by nature.
     fn missing<'a>(&self, dirs: &'a [LibDir], system: &[&str]) -> Vec<&'a str> {
-        let dirs = dirs.iter().map(LibDir::as_str);
-        dirs.filter(|dir| !self.dirs.contains(*dir) && !system.contains(dir)).collect()
+        let known = |dir: &str| self.dirs.iter().any(|known| known == dir) || system.contains(&dir);
+        dirs.iter().map(LibDir::as_str).filter(|dir| !known(dir)).collect()
     }
 
     /// Reads one file as glibc's `parse_conf` does (elf/ldconfig.c): a `#` ends a line, blanks before and behind do not
     /// count, `include` takes several patterns.
-    fn file(&mut self, source: &impl Source, path: &str, depth: usize) -> Result<()> {
-        if path == FIRST || path == LAST {
-            self.includes_ours |= path == FIRST;
+    fn file(&mut self, source: &impl Source, path: &[u8], depth: usize) -> Result<()> {
+        if path == FIRST.as_bytes() || path == LAST.as_bytes() {
             return Ok(());
         }
         if depth > MAX_DEPTH || !self.seen.insert(path.to_owned()) {
@@ -160,40 +161,43 @@ impl Conf {
         }
         ensure!(self.seen.len() <= MAX_FILES, "{CONF} includes more than {MAX_FILES} files");
         let Some(text) = source.read(path)? else { return Ok(()) };
-        for line in text.lines() {
-            let line = line.split('#').next().unwrap_or_default().trim();
-            match line.split_once([' ', '\t']) {
-                Some((word, patterns)) if word.eq_ignore_ascii_case("include") => {
-                    for pattern in patterns.split([' ', '\t']).filter(|pattern| !pattern.is_empty())
-                    {
-                        self.include(source, path, pattern, depth)?;
-                    }
+        for line in text.split(|byte| *byte == b'\n') {
+            let line = line.split(|byte| *byte == b'#').next().unwrap_or_default().trim_ascii();
+            let mut words = line.split(|byte| matches!(byte, b' ' | b'\t'));
+            let word = words.next().unwrap_or_default();
+            if word.len() < line.len() && word.eq_ignore_ascii_case(b"include") {
+                for pattern in words.filter(|pattern| !pattern.is_empty()) {
+                    self.include(source, path, pattern, depth)?;
                 }
-                Some((word, _)) if word.eq_ignore_ascii_case("hwcap") => {}
-                _ => self.dir(line),
+            } else if word.len() == line.len() || !word.eq_ignore_ascii_case(b"hwcap") {
+                self.dir(line);
             }
         }
         Ok(())
     }
 
-    fn dir(&mut self, line: &str) {
-        // `DIR=TYPE` was a way to tell the C library, until glibc 2.32 dropped it.
-        let dir = line.split('=').next().unwrap_or_default().trim_end();
-        if let Ok(dir) = dir.parse::<LibDir>() {
-            self.dirs.insert(dir.as_str().to_owned());
+    /// Takes a line that is a directory. `DIR=TYPE` is one for older versions of glibc and none for newer ones; a directory
+    /// that is added twice does no harm, and one that is not added at all does.
+    fn dir(&mut self, line: &[u8]) {
+        let dir = str::from_utf8(line).ok().and_then(|line| line.parse::<LibDir>().ok());
+        if let Some(dir) = dir.filter(|dir| !self.dirs.iter().any(|known| known == dir.as_str())) {
+            self.dirs.push(dir.as_str().to_owned());
         }
     }
 
     fn include(
         &mut self,
         source: &impl Source,
-        from: &str,
-        pattern: &str,
+        from: &[u8],
+        pattern: &[u8],
         depth: usize,
     ) -> Result<()> {
-        let base = from.rsplit_once('/').map_or("", |(dir, _)| dir);
-        let pattern =
-            if pattern.starts_with('/') { pattern.to_owned() } else { format!("{base}/{pattern}") };
+        let base = from.rsplitn(2, |byte| *byte == b'/').nth(1).unwrap_or_default();
+        let pattern = if pattern.starts_with(b"/") {
+            pattern.to_owned()
+        } else {
+            [base, b"/", pattern].concat()
+        };
         self.expect_ours(&pattern);
         for path in self.expand(source, &pattern)? {
             self.file(source, &path, depth + 1)?;
@@ -202,33 +206,38 @@ impl Conf {
     }
 
     /// Our files may not be there yet; what counts is that they will be included.
-    fn expect_ours(&mut self, pattern: &str) {
-        self.includes_ours |=
-            Pattern::new(pattern).is_ok_and(|pattern| pattern.matches_with(FIRST, GLOB));
+    fn expect_ours(&mut self, pattern: &[u8]) {
+        let parts = |path: &'_ [u8]| {
+            path.split(|byte| *byte == b'/')
+                .filter(|part| !part.is_empty())
+                .map(<[u8]>::to_vec)
+                .collect::<Vec<_>>()
+        };
+        let (pattern, ours) = (parts(pattern), parts(FIRST.as_bytes()));
+        self.includes_ours |= pattern.len() == ours.len()
+            && pattern.iter().zip(&ours).all(|(pattern, name)| glob::matches(pattern, name));
     }
 
-    /// Expands a pattern as glob(3) does: component by component, sorted, a leading dot only by a dot.
-    fn expand(&mut self, source: &impl Source, pattern: &str) -> Result<Vec<String>> {
-        let mut paths = vec![String::new()];
-        for part in pattern.split('/').filter(|part| !part.is_empty()) {
+    /// Expands a pattern as glob(3) does: component by component, sorted.
+    fn expand(&mut self, source: &impl Source, pattern: &[u8]) -> Result<Vec<Vec<u8>>> {
+        let mut paths = vec![Vec::new()];
+        for part in pattern.split(|byte| *byte == b'/').filter(|part| !part.is_empty()) {
             let mut next = Vec::new();
-            let matcher = part.contains(['*', '?', '[']).then(|| Pattern::new(part));
             for path in paths {
-                match &matcher {
-                    None => next.push(format!("{path}/{part}")),
-                    Some(Err(_)) => {}
-                    Some(Ok(matcher)) => {
-                        let names = source.list(if path.is_empty() { "/" } else { &path })?;
-                        self.matches += names.len();
-                        ensure!(
-                            self.matches <= MAX_MATCHES,
-                            "include {pattern} looks at more than {MAX_MATCHES} names"
-                        );
-                        let names = names.into_iter().filter(|name| name != "." && name != "..");
-                        let names = names.filter(|name| matcher.matches_with(name, GLOB));
-                        next.extend(names.map(|name| format!("{path}/{name}")));
-                    }
+                if !glob::is_pattern(part) {
+                    next.push([&path, &b"/"[..], part].concat());
+                    continue;
                 }
+                let names = source.list(if path.is_empty() { b"/" } else { &path })?;
+                self.matches += names.len();
+                ensure!(
+                    self.matches <= MAX_MATCHES,
+                    "include {} looks at more than {MAX_MATCHES} names",
+                    pattern.escape_ascii()
+                );
+                let names = names.iter().filter(|name| *name != b"." && *name != b"..");
+                let names = names.filter(|name| glob::matches(part, name));
+                next.extend(names.map(|name| [&path, &b"/"[..], name].concat()));
             }
             paths = next;
         }
@@ -236,27 +245,22 @@ impl Conf {
     }
 }
 
-const GLOB: MatchOptions = MatchOptions {
-    case_sensitive: true,
-    require_literal_separator: true,
-    require_literal_leading_dot: true,
-};
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::collections::BTreeMap;
 
     impl Source for BTreeMap<&str, &str> {
-        fn read(&self, path: &str) -> Result<Option<String>> {
-            Ok(self.get(path).map(|text| text.to_string()))
+        fn read(&self, path: &[u8]) -> Result<Option<Vec<u8>>> {
+            Ok(self.get(str::from_utf8(path)?).map(|text| text.as_bytes().to_vec()))
         }
 
-        fn list(&self, dir: &str) -> Result<Vec<String>> {
+        fn list(&self, dir: &[u8]) -> Result<Vec<Vec<u8>>> {
+            let dir = str::from_utf8(dir)?;
             let names = self.keys().filter_map(|path| {
                 path.strip_prefix(dir)?.trim_start_matches('/').split('/').next()
             });
-            let mut names: Vec<_> = names.map(str::to_owned).collect();
+            let mut names: Vec<_> = names.map(|name| name.as_bytes().to_vec()).collect();
             names.dedup();
             Ok(names)
         }
@@ -278,7 +282,7 @@ mod tests {
         )]);
         let mut found: Vec<_> = conf.dirs.iter().map(String::as_str).collect();
         found.sort();
-        assert_eq!(found, ["/a", "/b", "/c/d", "/f", "/g h"]);
+        assert_eq!(found, ["/a", "/b", "/c/d", "/g h"]);
         assert!(!conf.includes_ours);
     }
 
@@ -306,11 +310,11 @@ mod tests {
         ]);
         struct Endless;
         impl Source for Endless {
-            fn read(&self, _: &str) -> Result<Option<String>> {
+            fn read(&self, _: &[u8]) -> Result<Option<Vec<u8>>> {
                 Ok(Some("include /*/*/*/*/*.conf\n".into()))
             }
-            fn list(&self, _: &str) -> Result<Vec<String>> {
-                Ok((0..100).map(|i| format!("{i}.conf")).collect())
+            fn list(&self, _: &[u8]) -> Result<Vec<Vec<u8>>> {
+                Ok((0..100).map(|i| format!("{i}.conf").into_bytes()).collect())
             }
         }
         let error = Conf::read(&Endless).unwrap_err().to_string();

@@ -19,7 +19,7 @@ use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, fexecve};
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::io::Errno;
 
-use crate::jail::{Child, Confined, readable, restrict_to_ldconfig};
+use crate::jail::{Changes, Child, Confined, readable, restrict_to_ldconfig};
 
 /// Most bytes of an ldconfig; Debian's has 1 MiB.
 const SIZE_LIMIT: u64 = 64 << 20;
@@ -66,7 +66,17 @@ impl Ldconfig {
     /// Runs ldconfig, which writes `/etc/ld.so.cache` of the jail, until `end` at most. Its environment is empty.
     ///
     /// `dirs` are searched before those of `/etc/ld.so.conf` (ldconfig(8)).
-    pub fn run(&self, confined: &Confined, dirs: &[String], end: Instant) -> Result<()> {
+    pub fn run(
+        &self,
+        confined: &Confined,
+        changes: &mut Changes<'_>,
+        dirs: &[String],
+        end: Instant,
+    ) -> Result<()> {
+        // ldconfig's own words for what is in its way are few.
+        changes.expect_file(Path::new("/etc/ld.so.cache~"))?;
+        changes.expect_no_directory(Path::new("/etc/ld.so.cache"))?;
+        changes.expect(Path::new("/etc"), is_temporary)?;
         let (mut stderr, writer) = pipe().context("make pipe")?;
         let child = Child::spawn(|| {
             let Err(error) = self.become_it(confined, &writer, dirs);
@@ -107,6 +117,12 @@ impl Ldconfig {
     }
 }
 
+/// Is this how ldconfig calls a cache that it has not finished? With a `~`, or since glibc 2.41 with a random suffix.
+fn is_temporary(name: &[u8]) -> bool {
+    let suffix = name.strip_prefix(b"ld.so.cache");
+    suffix.is_some_and(|suffix| suffix == b"~" || (suffix.len() == 7 && suffix.starts_with(b".")))
+}
+
 /// Collects what ldconfig complains of: it has a warning for each odd file of an image, and the last lines have the reason.
 fn listen(stderr: &mut PipeReader, end: Instant) -> Result<Vec<u8>> {
     let (mut said, mut buffer) = (Vec::new(), [0; 4096]);
@@ -138,11 +154,10 @@ fn reason(said: &[u8], otherwise: &str) -> String {
     reason
 }
 
-/// The host path behind an `--ldconfig-path`: as NVIDIA's toolkit reads it, a leading `@` says "of the host", which here
-/// is always so, and Debian-like hosts have a shell script in front of `ldconfig.real`.
+/// The program behind an `--ldconfig-path`: Debian-like hosts have a shell script in front of `ldconfig.real`, and
+/// NVIDIA's toolkit takes either name for both.
 fn normalize(path: &Path) -> PathBuf {
     let Some(text) = path.to_str() else { return path.to_owned() };
-    let text = text.strip_prefix('@').unwrap_or(text);
     let plain = text.strip_suffix(".real").unwrap_or(text);
     let real = PathBuf::from(format!("{plain}.real"));
     if real.exists() { real } else { plain.into() }

@@ -5,14 +5,15 @@
 //! sees the container being created, decides whether it is one of those, and adds one `createContainer` hook: itself.
 //!
 //! ```text
-//! containerd / CRI-O            nri-ldcache run                  update-ldcache             the jail
-//! CreateContainer ───NRI──▶ signal, policy ─▶ Update ─argv─▶  State ─▶ Rootfs ─cwd──▶  enter ─▶ Jail
-//!                 ◀──────── injection (hook)                  ldconfig: sealed ─fd 0─▶ ld_so_conf, exec
+//! containerd / CRI-O            nri-ldcache run                  update-ldcache             the jail (forked)
+//! CreateContainer ───NRI──▶ signal, policy ─▶ Update ─argv─▶  State ─▶ Rootfs ─cwd──▶  enter ─▶ Jail ─▶ Confined
+//!                 ◀──────── injection (hook)                  ldconfig: sealed ──────▶  Plan, Changes, ldconfig
+//! PostStartContainer ────▶  what the hook did, to the log ◀── report ◀───── Done ─────
 //! ```
 //!
-//! Three processes, one value: [`update::Update`] is made by the policy, travels as arguments through the runtime's
+//! One value crosses the runtime: [`update::Update`] is made by the policy, travels as arguments through somebody else's
 //! `config.json`, and arrives as the same value. And a witness: what writes below `/etc` or runs ldconfig asks for a
-//! [`jail::Jail`], which only [`jail::enter`] makes, so that refreshing the host's own cache does not compile.
+//! [`jail::Confined`], which only a process in the jail has, so that refreshing the host's own cache does not compile.
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "tests may"))]
 
 // What was typed.
@@ -45,5 +46,9 @@ pub mod jail;
 pub mod root;
 // What the container's linker is told.
 pub mod ld_so_conf;
+// The same for another C library.
+pub mod musl;
+// Patterns in it.
+pub mod glob;
 // The program that writes the cache.
 pub mod ldconfig;

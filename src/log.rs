@@ -17,6 +17,8 @@ pub fn start(settings: &Settings) {
     };
     let log =
         fmt().with_writer(io::stderr).with_max_level(level).with_target(false).with_ansi(false);
+    // A log that can't be written must not end the daemon: what tells of it would go to the same place.
+    let log = log.log_internal_errors(false);
     match settings.log_format.unwrap_or_default() {
         LogFormat::Text => log.init(),
         LogFormat::Json => log.json().flatten_event(true).init(),

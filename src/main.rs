@@ -1,6 +1,7 @@
 //! The program `nri-ldcache`; see the library for what it does.
 
 use std::env;
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use nri_ldcache::cli::{self, Command, Usage};
@@ -11,22 +12,20 @@ use nri_ldcache::{explain, hook, log, plugin};
 const USAGE: u8 = 64;
 
 fn main() -> ExitCode {
-    let command = match cli::parse(env::args_os(), env::var_os("NRI_PLUGIN_SOCKET").is_some()) {
-        Ok(command) => command,
+    let args: Vec<_> = env::args_os().collect();
+    match cli::parse(args.iter().cloned(), env::var_os("NRI_PLUGIN_SOCKET").is_some()) {
+        Ok(command) => run(command).unwrap_or_else(|error| {
+            say(&format!("{error:#}"));
+            ExitCode::FAILURE
+        }),
         Err(Usage::Asked(text)) => {
-            print!("{text}");
-            return ExitCode::SUCCESS;
+            let _ = io::stdout().write_all(text.as_bytes());
+            ExitCode::SUCCESS
         }
         Err(Usage::Mistake(line)) => {
-            eprintln!("nri-ldcache: {line}");
-            return ExitCode::from(USAGE);
-        }
-    };
-    match run(command) {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("nri-ldcache: {error:#}");
-            ExitCode::FAILURE
+            say(&line);
+            // A hook that was injected by another version must not stop its container either.
+            if cli::warns(&args) { ExitCode::SUCCESS } else { ExitCode::from(USAGE) }
         }
     }
 }
@@ -35,22 +34,25 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Run(args) => {
             let settings = args.settings()?;
-            log::start(&settings);
+            log::start(&settings.settings());
             plugin::run(settings)?;
         }
         Command::UpdateLdcache(args) => match hook::run(&args.update, &args.container_spec) {
-            Err(error) if args.update.on_failure() == OnFailure::Warn => {
-                eprintln!("nri-ldcache: {error:#}")
-            }
+            Err(error) if args.update.on_failure() == OnFailure::Warn => say(&format!("{error:#}")),
             done => done?,
         },
         Command::Explain(args) => {
-            print!("{}", explain::run(&args.run.settings()?, &args.container, args.pod.as_deref())?)
+            let settings = args.run.settings()?.settings();
+            let text = explain::run(&settings, &args.container, args.pod.as_deref())?;
+            io::stdout().write_all(text.as_bytes())?;
         }
         // What a newer spec calls must not stop its containers; NVIDIA's own program does the same.
-        Command::Unsupported(name) => {
-            eprintln!("nri-ldcache: hook {name:?} is not supported, nothing done")
-        }
+        Command::Unsupported(name) => say(&format!("hook {name:?} is not supported, nothing done")),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Writes a line to standard error. That it can't be written, to a full disk say, must not become another failure.
+fn say(line: &str) {
+    let _ = writeln!(io::stderr(), "nri-ldcache: {line}");
 }

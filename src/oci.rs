@@ -1,14 +1,17 @@
 //! [`State`] and [`Rootfs`]: the little that a hook needs of the OCI runtime specification.
 
+use std::env;
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::{Mode, SFlag, fstat, stat};
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
+
+use crate::jail::is_mount_point;
 
 /// Most bytes of a state, which the runtime writes to a hook's standard input: ids, a path and the annotations.
 const STATE_LIMIT: u64 = 4 << 20;
@@ -21,11 +24,11 @@ const CONFIG_LIMIT: u64 = 16 << 20;
 /// `pid` and `status` are left out on purpose: in a createContainer hook they are 1 or 0 or missing, and no use.
 #[derive(Debug, Deserialize)]
 pub struct State {
-    /// The container's id.
-    #[serde(default)]
+    /// The container's id, for the report.
+    #[serde(default, deserialize_with = "or_default")]
     pub id: String,
     /// The bundle's directory: absolute, with `config.json` in it.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub bundle: PathBuf,
     /// The container's root, absolute or relative to the bundle. Not of the specification; crun writes it.
     pub root: Option<PathBuf>,
@@ -36,6 +39,8 @@ impl State {
     pub fn read(source: impl Read, name: &str) -> Result<Self> {
         let state: Self =
             parse(source, STATE_LIMIT).with_context(|| format!("read state {name}"))?;
+        // What Go takes for nothing is nothing: null everywhere, and a root that is empty.
+        let state = Self { root: state.root.filter(|root| !root.as_os_str().is_empty()), ..state };
         ensure!(
             !state.bundle.as_os_str().is_empty()
                 || state.root.as_ref().is_some_and(|root| root.is_absolute()),
@@ -44,11 +49,14 @@ impl State {
         Ok(state)
     }
 
-    /// Opens the container's root: the state's, else that of the bundle's `config.json`.
+    /// Opens the container's root: the state's, else that of the bundle's `config.json`, else the working directory.
     pub fn rootfs(&self) -> Result<Rootfs> {
         let root = match &self.root {
             Some(root) => root.clone(),
-            None => Config::read(&self.bundle.join("config.json"))?.root.path,
+            None => match Config::read(&self.bundle.join("config.json")) {
+                Ok(config) => config.root.path,
+                Err(error) => return Rootfs::from_working_directory(&error).ok_or(error)?,
+            },
         };
         ensure!(
             !root.as_os_str().is_empty(),
@@ -75,6 +83,13 @@ impl Config {
         let file = File::open(path).with_context(|| format!("open {}", path.display()))?;
         parse(file, CONFIG_LIMIT).with_context(|| format!("read {}", path.display()))
     }
+}
+
+/// Reads null as the default, as Go does.
+pub(crate) fn or_default<'a, D: Deserializer<'a>, T: Deserialize<'a> + Default>(
+    source: D,
+) -> Result<T, D::Error> {
+    Ok(Option::deserialize(source)?.unwrap_or_default())
 }
 
 fn parse<T: for<'a> Deserialize<'a>>(source: impl Read, limit: u64) -> Result<T> {
@@ -111,6 +126,16 @@ impl Rootfs {
             "root {name} is the host's own /"
         );
         Ok(Self { path: path.to_owned(), dir })
+    }
+
+    /// Opens the working directory, if it is the root of a container whose `config.json` may not be read: in a user namespace
+    /// the host's files are not ours. runc runs createContainer hooks there, and it is a mount.
+    fn from_working_directory(error: &anyhow::Error) -> Option<Result<Self>> {
+        let denied = error.downcast_ref::<io::Error>().map(io::Error::kind)
+            == Some(io::ErrorKind::PermissionDenied);
+        let here = env::current_dir().ok()?;
+        let mounted = is_mount_point(&here).unwrap_or(false);
+        (denied && mounted).then(|| Self::open(&here))
     }
 
     /// The path that was opened, for messages.
@@ -151,6 +176,8 @@ mod tests {
             (format!(r#"{{"bundle":"{bundle}","root":"other"}}"#), "other"),
             (format!(r#"{{"bundle":"{bundle}","root":"{bundle}/other"}}"#), "other"),
             (format!(r#"{{"root":"{bundle}/other"}}"#), "other"),
+            (format!(r#"{{"id":null,"root":"","bundle":"{bundle}"}}"#), "rootfs"),
+            (format!(r#"{{"root":null,"bundle":"{bundle}"}}"#), "rootfs"),
         ] {
             assert_eq!(
                 state(&text).unwrap().rootfs().unwrap().path(),

@@ -12,7 +12,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
-use crate::config::Settings;
+use crate::config::{Layers, Settings};
 use crate::injection::Injection;
 use crate::policy::{Decision, Policy, Verdict, decide};
 use crate::report::{Outcome, Report};
@@ -22,8 +22,12 @@ const FIRST_DELAY: Duration = Duration::from_millis(100);
 const LAST_DELAY: Duration = Duration::from_secs(5);
 const LASTED: Duration = Duration::from_secs(30);
 
+/// The last delay where a runtime listens and does not want us: each registration waits for locks that every container
+/// operation of the node holds (<https://github.com/containerd/containerd/issues/14083>).
+const LAST_DELAY_WHEN_REFUSED: Duration = Duration::from_secs(120);
+
 /// Runs until SIGTERM or SIGINT, or, if the runtime launched us, until it closes the connection.
-pub fn run(settings: Settings) -> Result<()> {
+pub fn run(settings: Layers) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -31,8 +35,9 @@ pub fn run(settings: Settings) -> Result<()> {
     runtime.block_on(serve(settings))
 }
 
-async fn serve(settings: Settings) -> Result<()> {
-    let plugin = Arc::new(Ldcache::new(settings.clone())?);
+async fn serve(layers: Layers) -> Result<()> {
+    let settings = layers.settings();
+    let plugin = Arc::new(Ldcache::new(layers)?);
     let stop = stop_signal()?;
     if let Some(launch) = Launch::from_env(|name| std::env::var(name).ok())? {
         let identity = launch.identity().clone();
@@ -55,20 +60,23 @@ async fn stay_connected(
     let mut complained = String::new();
     while !*stop.borrow() {
         let start = Instant::now();
-        match session(path, &identity, &plugin, stop.clone()).await {
+        let ended = session(path, &identity, &plugin, stop.clone()).await;
+        let listens = !matches!(ended, Err(nri::Error::Connect { .. }));
+        match ended {
             Ok(Closed::ByShutdown) => break,
             Ok(closed) => {
                 tracing::warn!(plugin = %identity, %closed, "session ended, containers are created without hooks");
                 complained.clear();
             }
             // The same trouble is told once, not every five seconds.
-            Err(error) if format!("{error:#}") != complained => {
-                complained = format!("{error:#}");
+            Err(error) if chain(&error) != complained => {
+                complained = chain(&error);
                 tracing::warn!(plugin = %identity, error = %complained, "not connected, will try again; is NRI enabled in the runtime?");
             }
             Err(_) => {}
         }
-        delay = if start.elapsed() > LASTED { FIRST_DELAY } else { (delay * 2).min(LAST_DELAY) };
+        let last = if listens { LAST_DELAY_WHEN_REFUSED } else { LAST_DELAY };
+        delay = if start.elapsed() > LASTED { FIRST_DELAY } else { (delay * 2).min(last) };
         tokio::select! {
             () = sleep(delay) => {}
             () = stopped(stop.clone()) => {}
@@ -78,14 +86,23 @@ async fn stay_connected(
     Ok(())
 }
 
+/// An error with its causes, in one line.
+fn chain(error: &nri::Error) -> String {
+    let causes =
+        std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source());
+    let mut parts: Vec<_> = causes.map(ToString::to_string).collect();
+    parts.dedup();
+    parts.join(": ")
+}
+
 async fn session(
     path: &Path,
     identity: &Identity,
     plugin: &Arc<Ldcache>,
     stop: watch::Receiver<bool>,
-) -> Result<Closed> {
+) -> Result<Closed, nri::Error> {
     let session = Session::connect(path).await?;
-    Ok(session.run(identity.clone(), Arc::clone(plugin), stopped(stop)).await?)
+    session.run(identity.clone(), Arc::clone(plugin), stopped(stop)).await
 }
 
 /// Becomes true with the first SIGTERM or SIGINT.
@@ -111,7 +128,7 @@ async fn stopped(mut stop: watch::Receiver<bool>) {
 /// The plugin: what the operator set, and what follows of it.
 #[derive(Debug)]
 struct Ldcache {
-    settings: Settings,
+    layers: Layers,
     active: Mutex<Arc<Active>>,
 }
 
@@ -130,9 +147,9 @@ struct Active {
 }
 
 impl Ldcache {
-    fn new(settings: Settings) -> Result<Self> {
-        let active = Active::new(&settings, Event::PostStartContainer)?;
-        Ok(Self { settings, active: Mutex::new(Arc::new(active)) })
+    fn new(layers: Layers) -> Result<Self> {
+        let active = Active::new(&layers.settings(), Event::PostStartContainer)?;
+        Ok(Self { layers, active: Mutex::new(Arc::new(active)) })
     }
 
     fn active(&self) -> Arc<Active> {
@@ -146,7 +163,7 @@ impl Plugin for Ldcache {
         config: &str,
         runtime: &Runtime,
     ) -> Result<Events, nri::HandlerError> {
-        let settings = self.settings.clone().over(Settings::from_runtime(config)?);
+        let settings = self.layers.configured(config)?;
         let hooks_ran = match runtime.name.as_str() {
             "cri-o" => Event::PostCreateContainer,
             _ => Event::PostStartContainer,

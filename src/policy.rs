@@ -190,12 +190,15 @@ fn update(
         .chain(said.filter(|dir| !dir.is_empty()).map(str::to_owned));
     let mut update = policy.template.clone();
     for dir in named {
-        match dir.parse() {
-            Ok(dir) => update.add(dir),
-            Err(error) => refused.push(format!("{error:#}")),
+        if let Err(error) = dir.parse().and_then(|dir| update.add(dir)) {
+            refused.push(format!("{error:#}"));
         }
     }
-    policy.folders.iter().for_each(|dir| update.add(dir.clone()));
+    for dir in &policy.folders {
+        if let Err(error) = update.add(dir.clone()) {
+            refused.push(format!("{error:#}"));
+        }
+    }
     update
 }
 

@@ -5,7 +5,7 @@ use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat, openat2};
@@ -51,26 +51,45 @@ impl Root {
         found.is_ok_and(|found| kind(found.st_mode) == SFlag::S_IFREG)
     }
 
-    /// Reads a regular file of at most `limit` bytes, or tells that there is none.
+    /// Is there anything at `path`, be it a link that leads nowhere?
+    pub fn exists(&self, path: &Path) -> bool {
+        self.open(path, OFlag::O_PATH | OFlag::O_NOFOLLOW, ResolveFlag::empty()).is_ok()
+    }
+
+    /// Reads a file of at most `limit` bytes, or tells that there is none that could be read.
     ///
-    /// Opening does not block, so that a FIFO in its place is an error and not a wait for ever.
+    /// Opening does not block, and what would block whoever opens it after us, a FIFO, is an error. So is a file that is too
+    /// large. Links that lead nowhere, directories and devices are no files, and harmless.
     pub fn read(&self, path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
         let name = path.display();
         let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
         let file = match self.open(path, flags, ResolveFlag::empty()) {
             Ok(file) => file,
-            Err(Errno::ENOENT) => return Ok(None),
+            // ENXIO is a socket, EACCES a device on a filesystem that is mounted without devices.
+            Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP | Errno::EACCES | Errno::ENXIO) => {
+                return Ok(None);
+            }
             Err(error) => return Err(error).with_context(|| format!("open {name}")),
         };
-        let found = fstat(&file).with_context(|| format!("stat {name}"))?;
-        ensure!(kind(found.st_mode) == SFlag::S_IFREG, "read {name}: not a regular file");
+        match kind(fstat(&file).with_context(|| format!("stat {name}"))?.st_mode) {
+            SFlag::S_IFREG => {}
+            SFlag::S_IFDIR => return Ok(None),
+            _ => bail!("read {name}: not a regular file"),
+        }
         let mut bytes = Vec::new();
-        File::from(file)
-            .take(limit + 1)
-            .read_to_end(&mut bytes)
-            .with_context(|| format!("read {name}"))?;
+        let read = File::from(file).take(limit + 1).read_to_end(&mut bytes);
+        read.with_context(|| format!("read {name}"))?;
         ensure!(bytes.len() as u64 <= limit, "read {name}: larger than {limit} bytes");
         Ok(Some(bytes))
+    }
+
+    /// The first bytes of a file, if it is one and has so many.
+    pub fn read_start(&self, path: &Path, count: usize) -> Option<Vec<u8>> {
+        let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+        let file = self.open(path, flags, ResolveFlag::empty()).ok()?;
+        let regular = kind(fstat(&file).ok()?.st_mode) == SFlag::S_IFREG;
+        let mut bytes = vec![0; count];
+        (regular && File::from(file).read_exact(&mut bytes).is_ok()).then_some(bytes)
     }
 
     /// The names in a directory, sorted as bytes; none if there is no such directory.

@@ -1,14 +1,14 @@
 //! [`Update`]: what one refresh of a linker cache shall do.
 //!
 //! The policy makes it in the daemon, it travels as arguments through somebody else's `config.json`, and arrives as the
-//! same value in the hook and again in the jail. There is one codec: [`Update::to_args`] and clap's derived parser.
+//! same value in the hook. There is one codec: [`Update::to_args`] and clap's derived parser.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 
@@ -23,7 +23,7 @@ const MAX_DIRS: usize = 256;
 /// A directory of the *container* that the linker shall search: absolute and fit for one line of `ld.so.conf`(5).
 ///
 /// The syntax of that file has no quoting, so what would end or change its line is refused: control characters (a
-/// newline starts another line), `#` (a comment), `=` (the library type of glibc before 2.37) and blanks at the end,
+/// newline starts another line), `#` (a comment), `=` (the library type of older glibc, of which 2.36 is one) and blanks at the end,
 /// which ldconfig strips. A comma separates the values of `--folder`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct LibDir(String);
@@ -63,6 +63,21 @@ impl fmt::Display for LibDir {
     }
 }
 
+/// Reads a path of the host. A leading `@` says just that in the configuration of NVIDIA's toolkit, and is dropped. It must be
+/// absolute: the working directory of a hook is the container's root.
+pub fn host_path(text: &str) -> Result<PathBuf> {
+    let path = text.strip_prefix('@').unwrap_or(text);
+    ensure!(path.starts_with('/'), "{text:?} is not absolute");
+    ensure!(!path.contains('\0'), "{text:?} contains NUL");
+    Ok(path.into())
+}
+
+/// Reads a wall-clock limit in seconds.
+pub fn seconds(text: &str) -> Result<u32> {
+    let seconds = text.parse().ok().filter(|seconds| (1..=3600).contains(seconds));
+    seconds.with_context(|| format!("{text:?} is not a number of seconds from 1 to 3600"))
+}
+
 /// What a hook that could not do its work tells the runtime.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -92,7 +107,7 @@ pub struct Update {
     #[arg(long = "folder", value_name = "DIR", value_delimiter = ',', action = clap::ArgAction::Append)]
     dirs: Vec<LibDir>,
     /// Host path of ldconfig; a leading @ is dropped, and PATH.real is preferred where there is one
-    #[arg(long, value_name = "PATH", default_value = Update::LDCONFIG)]
+    #[arg(long, value_name = "PATH", default_value = Update::LDCONFIG, value_parser = host_path)]
     ldconfig_path: PathBuf,
     /// What the exit code says when the refresh fails
     #[arg(long, value_enum, default_value_t)]
@@ -101,10 +116,10 @@ pub struct Update {
     #[arg(long, value_enum, default_value_t)]
     sandbox: Sandbox,
     /// Directory of the host for the report of what was done
-    #[arg(long, value_name = "DIR", default_value = Report::DIR)]
+    #[arg(long, value_name = "DIR", default_value = Report::DIR, value_parser = host_path)]
     report_dir: PathBuf,
     /// Seconds of wall-clock time after which the refresh is killed
-    #[arg(long, value_name = "SECONDS", default_value_t = Update::TIMEOUT, value_parser = clap::value_parser!(u32).range(1..=3600))]
+    #[arg(long, value_name = "SECONDS", default_value_t = Update::TIMEOUT, value_parser = seconds)]
     timeout: u32,
 }
 
@@ -130,10 +145,16 @@ impl Update {
     pub const COMMAND: &str = "update-ldcache";
 
     /// Adds a directory behind the others; one that is there already keeps its place, for the order is the search order.
-    pub fn add(&mut self, dir: LibDir) {
-        if !self.dirs.contains(&dir) && self.dirs.len() < MAX_DIRS {
+    pub fn add(&mut self, dir: LibDir) -> Result<()> {
+        if !self.dirs.contains(&dir) {
+            ensure!(
+                self.dirs.len() < MAX_DIRS,
+                "folder {:?} is one too many, after {MAX_DIRS}",
+                dir.0
+            );
             self.dirs.push(dir);
         }
+        Ok(())
     }
 
     /// The same update with the host path of ldconfig replaced.
@@ -198,9 +219,8 @@ impl Update {
 
     /// Removes repeated directories, which a command line may carry and [`Self::add`] does not let in.
     pub fn normalized(self) -> Result<Self> {
-        ensure!(self.dirs.len() <= MAX_DIRS, "more than {MAX_DIRS} folders");
         let mut update = Self { dirs: Vec::new(), ..self.clone() };
-        self.dirs.into_iter().for_each(|dir| update.add(dir));
+        self.dirs.into_iter().try_for_each(|dir| update.add(dir))?;
         Ok(update)
     }
 
@@ -247,12 +267,12 @@ mod tests {
     fn arguments_make_the_same_value_again() {
         let mut update = Update::default()
             .with_on_failure(OnFailure::Warn)
-            .with_ldconfig_path("@/usr/sbin/ldconfig")
+            .with_ldconfig_path("/usr/sbin/ldconfig")
             .with_sandbox(Sandbox::Strict)
             .with_report_dir("/run/elsewhere")
             .with_timeout(3);
         for dir in ["/b", "/a with blank/lib", "/usr/local/nvidia/lib64"] {
-            update.add(dir.parse().unwrap());
+            update.add(dir.parse().unwrap()).unwrap();
         }
         let args = update.to_args();
         let again = parse(&args.iter().map(String::as_str).collect::<Vec<_>>()).unwrap();
@@ -287,6 +307,16 @@ mod tests {
             assert!(error.contains(reason), "{folder:?}: {error}");
         }
         assert!(format!("/{}", "a".repeat(PATH_MAX)).parse::<LibDir>().is_err());
+    }
+
+    #[test]
+    fn paths_of_the_host_are_absolute() {
+        assert_eq!(host_path("@/sbin/ldconfig").unwrap(), Path::new("/sbin/ldconfig"));
+        for path in ["", "@", "@@/sbin/ldconfig", "ldconfig", "./ldconfig", "@ldconfig"] {
+            assert!(host_path(path).is_err(), "{path:?}");
+            assert!(parse(&["--ldconfig-path", path]).is_err(), "{path:?}");
+        }
+        assert!(parse(&["--timeout=0"]).is_err() && parse(&["--timeout=3601"]).is_err());
     }
 
     #[test]

@@ -39,6 +39,11 @@ impl Host {
         Ok(Self { release, node })
     }
 
+    /// A path of the image, below every bundle's overlay.
+    pub(crate) fn image(&self, path: &str) -> PathBuf {
+        self.node.path(PLACE).join("image").join(path.trim_start_matches(['.', '/']))
+    }
+
     /// Every file of the host with what stat(2) says of it, changes of content and of nothing but time included.
     pub(crate) fn tree(&self) -> Result<String> {
         let mut find = self.node.command("find");
@@ -172,6 +177,13 @@ impl<'a> Bundle<'a> {
             hook.remove("env");
         }
         self
+    }
+
+    /// What the hook reported on the host.
+    pub(crate) fn report(&self) -> Result<Value> {
+        let path = self.host.node.path("/run/nri-ldcache").join(format!("{}.json", self.id));
+        let text = fs::read(&path).with_context(|| format!("read report {}", path.display()))?;
+        Ok(serde_json::from_slice(&text)?)
     }
 
     /// Runs `script` in the container.

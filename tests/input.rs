@@ -184,14 +184,48 @@ fn bad_folders_are_refused() -> Result<()> {
         bundle.refused(&[&format!("--folder={folder}")], USAGE, named)?;
     }
     bundle.refused(&["--folders=/a"], USAGE, "--folders")?;
+    bundle.refused(&["--ldconfig-path=ldconfig"], USAGE, "\"ldconfig\" is not absolute")?;
+    bundle.refused(&["--ldconfig-path=@"], USAGE, "not absolute")?;
     bundle.refused(&["--timeout=0"], USAGE, "--timeout")
 }
 
 #[test]
 fn warning_is_told_and_exits_zero() -> Result<()> {
-    let output = run(&["update-ldcache", "--on-failure=warn"], b"hello")?;
+    for (args, named) in [
+        (&["--on-failure=warn"][..], "read state"),
+        (&["--on-failure", "warn", "--folder=relative"], "not absolute"),
+        (&["--on-failure=warn", "--of-a-newer-version"], "--of-a-newer-version"),
+    ] {
+        let output = run(&[&["update-ldcache"], args].concat(), b"hello")?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success() && said.contains(named), "{output:?}");
+    }
+    Ok(())
+}
+
+/// A full disk under the log, or a reader that is gone.
+#[test]
+fn a_message_that_cannot_be_written_is_no_failure() -> Result<()> {
+    for (args, code) in [(&["--on-failure=warn"][..], 0), (&[], FAILED)] {
+        let full = fs::File::options().write(true).open("/dev/full")?;
+        let mut command = Command::new(env!("CARGO_BIN_EXE_nri-ldcache"));
+        let status =
+            command.arg("update-ldcache").args(args).stdin(Stdio::null()).stderr(full).status()?;
+        ensure!(status.code() == Some(code), "{args:?}: {status}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_state_that_does_not_come_is_waited_for_no_longer_than_allowed() -> Result<()> {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_nri-ldcache"));
+    command.args(["update-ldcache", "--timeout=1"]).stdin(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn()?;
+    let stdin = child.stdin.take();
+    let output = child.wait_with_output()?;
+    drop(stdin);
     let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success() && said.contains("read state"), "{output:?}");
+    ensure!(output.status.code() == Some(FAILED) && said.contains("read state"), "{output:?}");
     Ok(())
 }
 

@@ -1,4 +1,4 @@
-//! The borders and sizes of the source, as `src/lib.rs` and CONTRIBUTING describe them.
+//! The borders and sizes of the source, as the crate's documentation describes them.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -61,6 +61,32 @@ fn borders_are_kept() -> Result<()> {
     Ok(())
 }
 
+/// The first line of each function, from 1, and how many it has: to the brace at the depth of its `fn`, as rustfmt sets it.
+fn functions(text: &str) -> Vec<(usize, usize)> {
+    let (mut found, mut open) = (Vec::new(), None);
+    for (number, line) in text.lines().enumerate() {
+        let code = line.trim_start();
+        let depth = line.len() - code.len();
+        let function =
+            !code.starts_with("//") && (code.starts_with("fn ") || code.contains(" fn "));
+        match open {
+            None if function => open = Some((number, depth)),
+            Some((first, start)) if depth == start && (code == "}" || code.ends_with(';')) => {
+                found.push((first + 1, number - first + 1));
+                open = None;
+            }
+            _ => {}
+        }
+    }
+    found
+}
+
+#[test]
+fn functions_are_measured_with_their_signatures() {
+    let text = "fn a(\n    x: u8,\n) -> u8 {\n    x\n}\n\npub fn b() {\n}\n";
+    assert_eq!(functions(text), [(1, 5), (7, 2)]);
+}
+
 #[test]
 fn files_and_functions_are_small() -> Result<()> {
     for (name, text) in
@@ -69,22 +95,8 @@ fn files_and_functions_are_small() -> Result<()> {
         let text = without_tests(&text);
         let lines = text.lines().count();
         ensure!(lines <= FILE, "{name} has {lines} lines");
-        let mut start = None;
-        for (number, line) in text.lines().enumerate() {
-            let indent = line.len() - line.trim_start().len();
-            let function =
-                line.contains("fn ") && line.ends_with('{') && !line.trim_start().starts_with("//");
-            if start.is_none() && function {
-                start = Some((number, indent));
-            }
-            if let Some((first, depth)) = start
-                && indent == depth
-                && line.trim() == "}"
-            {
-                let length = number - first + 1;
-                ensure!(length <= FUNCTION, "{name}:{} has {length} lines", first + 1);
-                start = None;
-            }
+        for (first, length) in functions(text) {
+            ensure!(length <= FUNCTION, "{name}:{first} has {length} lines");
         }
     }
     Ok(())

@@ -2,9 +2,11 @@
 //!
 //! Directories are opened below the root, as in [`crate::root`], and must be on its own filesystem.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -26,11 +28,16 @@ pub struct Changes<'a> {
     undo: Vec<Undo>,
 }
 
+/// Which names of a directory somebody else may add.
+type Names = fn(&[u8]) -> bool;
+
 #[derive(Debug)]
 enum Undo {
     RemoveDir(PathBuf),
     RemoveFile(PathBuf),
     Restore(PathBuf, Vec<u8>),
+    /// Of these names in a directory, those that were not there.
+    RemoveNew(PathBuf, Names, Vec<Vec<u8>>),
 }
 
 impl<'a> Changes<'a> {
@@ -80,6 +87,27 @@ impl<'a> Changes<'a> {
         Ok(())
     }
 
+    /// Expects another program to leave files of these names behind in a directory if it fails.
+    pub fn expect(&mut self, dir: &Path, names: Names) -> Result<()> {
+        let before = self.confined.root().list(dir)?;
+        let before = before.into_iter().filter(|name| names(name)).collect();
+        self.undo.push(Undo::RemoveNew(dir.to_owned(), names, before));
+        Ok(())
+    }
+
+    /// Refuses what a program can't open as a file, and make one of where there is none.
+    pub fn expect_file(&self, path: &Path) -> Result<()> {
+        self.has_file(path).map(drop)
+    }
+
+    /// Refuses what a program can't rename a file over.
+    pub fn expect_no_directory(&self, path: &Path) -> Result<()> {
+        match self.kind(path)? {
+            Some(SFlag::S_IFDIR) => bail!("change {}: a directory", path.display()),
+            _ => Ok(()),
+        }
+    }
+
     /// Puts everything back, the last change first.
     pub fn undo(mut self) -> Result<()> {
         while let Some(undo) = self.undo.pop() {
@@ -87,19 +115,38 @@ impl<'a> Changes<'a> {
                 Undo::RemoveDir(path) => self.unlink(&path, UnlinkatFlags::RemoveDir),
                 Undo::RemoveFile(path) => self.unlink(&path, UnlinkatFlags::NoRemoveDir),
                 Undo::Restore(path, bytes) => self.replace(&path, &bytes),
+                Undo::RemoveNew(dir, names, before) => self.remove_new(&dir, names, &before),
             }?;
         }
         Ok(())
     }
 
-    /// What a file says before it is changed. What is there must be a file: we take no link or directory out of the way.
+    fn remove_new(&self, dir: &Path, names: Names, before: &[Vec<u8>]) -> Result<()> {
+        let now = self.confined.root().list(dir)?;
+        for name in now.iter().filter(|name| names(name) && !before.contains(name)) {
+            self.unlink(&dir.join(OsStr::from_bytes(name)), UnlinkatFlags::NoRemoveDir)?;
+        }
+        Ok(())
+    }
+
+    /// What a file says before it is changed.
     fn before(&self, path: &Path) -> Result<Option<Vec<u8>>> {
+        if self.has_file(path)? { self.confined.root().read(path, LIMIT) } else { Ok(None) }
+    }
+
+    /// Is there a file? What is there must be one: we take no link or directory out of the way.
+    fn has_file(&self, path: &Path) -> Result<bool> {
+        match self.kind(path)? {
+            Some(SFlag::S_IFREG) => Ok(true),
+            Some(_) => bail!("change {}: not a regular file", path.display()),
+            None => Ok(false),
+        }
+    }
+
+    fn kind(&self, path: &Path) -> Result<Option<SFlag>> {
         let (parent, name) = self.parent(path)?;
         match fstatat(&parent, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
-            Ok(found) if kind(found.st_mode) == SFlag::S_IFREG => {
-                self.confined.root().read(path, LIMIT)
-            }
-            Ok(_) => bail!("change {}: not a regular file", path.display()),
+            Ok(found) => Ok(Some(kind(found.st_mode))),
             Err(Errno::ENOENT) => Ok(None),
             Err(error) => Err(error).with_context(|| format!("stat {}", path.display())),
         }

@@ -1,12 +1,12 @@
-//! The mount table of a process (proc_pid_mountinfo(5)).
+//! The mount table of a process (proc_pid_mountinfo(5)). Paths are bytes: an image may have names that are not UTF-8.
 
-use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
-/// The mounts of this process's namespace, outermost first.
+/// The mounts of this process's namespace, in the order in which they were made visible.
 #[derive(Debug)]
 pub(super) struct MountInfo(Vec<Mount>);
 
@@ -16,39 +16,58 @@ struct Mount {
     id: u32,
     parent: u32,
     /// Major and minor number of the filesystem's device.
-    device: String,
+    device: Vec<u8>,
     /// The directory of the filesystem that is mounted.
     root: PathBuf,
     point: PathBuf,
     read_only: bool,
-    filesystem: String,
+    /// Is it a procfs or a sysfs, which have links and files that lead out of any root?
+    pseudo: bool,
 }
 
 impl MountInfo {
     /// Reads the table of this process.
     pub(super) fn read() -> io::Result<Self> {
-        Ok(Self::parse(&String::from_utf8_lossy(&fs::read("/proc/self/mountinfo")?)))
+        Ok(Self::parse(&fs::read("/proc/self/mountinfo")?))
     }
 
-    fn parse(table: &str) -> Self {
-        Self(table.lines().filter_map(Mount::parse).collect())
+    fn parse(table: &[u8]) -> Self {
+        Self(table.split(|byte| *byte == b'\n').filter_map(Mount::parse).collect())
     }
 
     /// Where procfs and sysfs are mounted.
     pub(super) fn pseudo_filesystems(&self) -> impl Iterator<Item = &Path> {
-        let found = self.0.iter().filter(|mount| matches!(&*mount.filesystem, "proc" | "sysfs"));
-        found.map(|mount| mount.point.as_path())
+        self.0.iter().filter(|mount| mount.pseudo).map(|mount| mount.point.as_path())
     }
 
-    /// Where they are mounted below `root`, as paths that start at `root`, each once.
-    pub(super) fn pseudo_filesystems_below(&self, root: &Path) -> BTreeSet<PathBuf> {
-        let below = self.pseudo_filesystems().filter_map(|path| path.strip_prefix(root).ok());
+    /// Where they are mounted and can be reached below `root`, as paths that start at `root`.
+    pub(super) fn pseudo_filesystems_below(&self, root: &Path) -> Vec<PathBuf> {
+        let below = self.visible().filter(|mount| mount.pseudo);
+        let below = below.filter_map(|mount| mount.point.strip_prefix(root).ok());
         below.map(|path| Path::new("/").join(path)).collect()
     }
 
     /// Everything mounted below and at `root`.
     pub(super) fn points_below(&self, root: &Path) -> impl Iterator<Item = &Path> {
         self.0.iter().map(|mount| mount.point.as_path()).filter(move |path| path.starts_with(root))
+    }
+
+    /// What can be reached below `root`, but not at it, and be written through.
+    pub(super) fn writable_below(&self, root: &Path) -> Option<&Path> {
+        let below = |mount: &&Mount| mount.point.starts_with(root) && mount.point != root;
+        self.visible()
+            .filter(below)
+            .find(|mount| !mount.read_only)
+            .map(|mount| mount.point.as_path())
+    }
+
+    /// The mounts that no later one hides, by lying upon them or upon a directory above them.
+    fn visible(&self) -> impl Iterator<Item = &Mount> {
+        let hides = |later: &Mount, mount: &Mount| mount.point.starts_with(&later.point);
+        let later = |at: usize| self.0[at + 1..].iter();
+        let all = self.0.iter().enumerate();
+        all.filter(move |(at, mount)| !later(*at).any(|later| hides(later, mount)))
+            .map(|(_, mount)| mount)
     }
 
     /// Is the top mount at `point` read-only, and the same directory of the same filesystem, upon which it lies, not?
@@ -64,24 +83,30 @@ impl MountInfo {
     }
 }
 
+/// Is something mounted at `path`?
+pub(crate) fn is_mount_point(path: &Path) -> io::Result<bool> {
+    Ok(MountInfo::read()?.0.iter().any(|mount| mount.point == path))
+}
+
 impl Mount {
     /// Id, parent, device, root, mount point, options, optional fields, `-`, filesystem type.
-    fn parse(line: &str) -> Option<Self> {
-        let (mount, filesystem) = line.split_once(" - ")?;
-        let mut fields = mount.split(' ');
-        let mut next = || fields.next();
-        let (id, parent) = (next()?.parse().ok()?, next()?.parse().ok()?);
-        let (device, root, point) = (next()?.to_owned(), unescape(next()?), unescape(next()?));
-        let read_only = next()?.split(',').any(|option| option == "ro");
-        let filesystem = filesystem.split(' ').next()?.to_owned();
-        Some(Self { id, parent, device, root, point, read_only, filesystem })
+    fn parse(line: &[u8]) -> Option<Self> {
+        let mut fields = line.split(|byte| *byte == b' ');
+        let mut number = || str::from_utf8(fields.next()?).ok()?.parse().ok();
+        let (id, parent) = (number()?, number()?);
+        let (device, root, point) =
+            (fields.next()?.to_owned(), unescape(fields.next()?), unescape(fields.next()?));
+        let read_only = fields.next()?.split(|byte| *byte == b',').any(|option| option == b"ro");
+        let pseudo = fields.skip_while(|field| *field != b"-").nth(1)?;
+        let pseudo = matches!(pseudo, b"proc" | b"sysfs");
+        Some(Self { id, parent, device, root, point, read_only, pseudo })
     }
 }
 
 /// Blank, tab, newline and backslash are written as three octal digits.
-fn unescape(text: &str) -> PathBuf {
+fn unescape(text: &[u8]) -> PathBuf {
     let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
+    let mut rest = text;
     while let [first, tail @ ..] = rest {
         let octal = (*first == b'\\').then(|| tail.get(..3)).flatten();
         let code =
@@ -89,30 +114,42 @@ fn unescape(text: &str) -> PathBuf {
         bytes.push(code.unwrap_or(*first));
         rest = if code.is_some() { &tail[3..] } else { tail };
     }
-    std::ffi::OsString::from_vec(bytes).into()
+    OsString::from_vec(bytes).into()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::ffi::OsStrExt;
 
-    const TABLE: &str = "\
+    const TABLE: &[u8] = b"\
 22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
 23 22 0:21 / /proc rw,nosuid - proc proc rw
 40 22 0:50 / /run/root\\040fs rw - overlay overlay rw
 41 40 0:51 / /run/root\\040fs/proc rw - proc proc rw
 42 40 0:52 / /run/root\\040fs/a\\134b ro shared:3 master:1 - sysfs sysfs ro
+43 40 0:51 / /run/root\\040fs/\xff rw - proc proc rw
+44 40 0:51 / /run/root\\040fs/hidden/proc rw - proc proc rw
+45 40 0:60 / /run/root\\040fs/hidden ro - tmpfs tmpfs rw
 broken line
 ";
 
     #[test]
-    fn pseudo_filesystems_are_found_by_type_wherever_they_are() {
+    fn pseudo_filesystems_are_found_by_type_wherever_they_can_be_reached() {
         let table = MountInfo::parse(TABLE);
-        let found: Vec<_> = table.pseudo_filesystems().collect();
-        assert_eq!(found, ["/proc", "/run/root fs/proc", "/run/root fs/a\\b"].map(Path::new));
+        assert_eq!(table.pseudo_filesystems().count(), 5);
         let below = table.pseudo_filesystems_below(Path::new("/run/root fs"));
-        assert_eq!(below, ["/proc", "/a\\b"].map(PathBuf::from).into());
-        assert_eq!(table.points_below(Path::new("/run")).count(), 3);
+        let below: Vec<_> = below.iter().map(|path| path.as_os_str().as_bytes()).collect();
+        assert_eq!(below, [&b"/proc"[..], b"/a\\b", b"/\xff"]);
+        assert_eq!(table.points_below(Path::new("/run")).count(), 6);
+    }
+
+    #[test]
+    fn what_can_be_written_below_a_root_is_found() {
+        let table = MountInfo::parse(TABLE);
+        let writable = table.writable_below(Path::new("/run/root fs"));
+        assert_eq!(writable, Some(Path::new("/run/root fs/proc")));
+        assert_eq!(table.writable_below(Path::new("/run/root fs/hidden")), None);
     }
 
     #[test]
@@ -128,17 +165,14 @@ broken line
             ("5 1 0:9 / /b/rootfs rw - overlay o rw\n6 5 0:9 / /b/rootfs rw - overlay o rw", false),
             ("", false),
         ] {
-            assert_eq!(
-                MountInfo::parse(table).covers_writable(Path::new("/b/rootfs")),
-                expected,
-                "{table}"
-            );
+            let found = MountInfo::parse(table.as_bytes()).covers_writable(Path::new("/b/rootfs"));
+            assert_eq!(found, expected, "{table}");
         }
     }
 
     #[test]
     fn a_backslash_without_three_digits_is_itself() {
-        assert_eq!(unescape("/a\\04"), PathBuf::from("/a\\04"));
-        assert_eq!(unescape("/a\\999"), PathBuf::from("/a\\999"));
+        assert_eq!(unescape(b"/a\\04"), PathBuf::from("/a\\04"));
+        assert_eq!(unescape(b"/a\\999"), PathBuf::from("/a\\999"));
     }
 }

@@ -1,7 +1,9 @@
 //! The second process of a hook: pid 1 of new namespaces, watched from outside.
 
-use std::fs;
+use std::fs::{self, File, TryLockError};
 use std::io::{PipeReader, Read, Write, pipe};
+use std::os::fd::{AsFd, AsRawFd};
+use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
@@ -35,23 +37,27 @@ pub fn close_inherited() {
     }
 }
 
-/// Runs `inside` in a process of its own, with `rootfs` as working directory, in namespaces of its own, for at most
-/// `limit`. It is given the namespaces that could not be had, and the time at which it should have ended.
+/// Runs `inside` in a process of its own, with `rootfs` as working directory, in namespaces of its own, until `end` at most.
+/// It is given what could not be had, and the time at which it should have ended.
 ///
 /// The process is forked, not executed anew: that costs a millisecond less (in a virtual machine most of it for CPUID,
 /// which every start of a C library asks for), and needs no procfs to find this program in.
 pub fn run<T: Serialize + DeserializeOwned>(
     rootfs: &Rootfs,
-    limit: Duration,
+    end: Instant,
     inside: impl FnOnce(Vec<String>, Instant) -> Result<T>,
 ) -> Result<T> {
     let name = rootfs.path().display();
-    let end = Instant::now() + limit;
     fchdir(rootfs).with_context(|| format!("change into root {name}"))?;
+    let lock = lock(end).with_context(|| format!("lock root {name}"))?;
     let refused = isolate().context("unshare namespaces")?;
     let (reader, mut writer) = pipe().context("make pipe")?;
+    let reserve = end.saturating_duration_since(Instant::now()) / RESERVE;
     let child = Child::spawn(|| {
-        let answer = inside(refused, end - limit / RESERVE).map_err(|error| format!("{error:#}"));
+        // Both lead to the container's mounts as they are outside, where volumes can be written.
+        let _ = close(rootfs.as_fd().as_raw_fd());
+        let _ = close(lock.as_raw_fd());
+        let answer = inside(refused, end - reserve).map_err(|error| format!("{error:#}"));
         let told =
             serde_json::to_vec(&answer).ok().and_then(|answer| writer.write_all(&answer).ok());
         i32::from(told.is_none())
@@ -65,6 +71,25 @@ pub fn run<T: Serialize + DeserializeOwned>(
     ensure!(!answer.is_empty(), "update {name}: jail ended without an answer: {status:?}");
     let answer: Result<T, String> = serde_json::from_slice(&answer).context("understand jail")?;
     answer.map_err(|reason| anyhow!("update {name}: {reason}"))
+}
+
+/// Locks the working directory against other hooks, for as long as this process or its child has it open.
+///
+/// The lock is on the directory itself, so that nothing is left behind: ldconfig has a temporary file of a fixed name, and
+/// a run that puts its changes back must not do so under one that relies on them.
+fn lock(end: Instant) -> Result<File> {
+    let root = File::open(".")?;
+    loop {
+        match root.try_lock() {
+            Ok(()) => return Ok(root),
+            Err(TryLockError::WouldBlock) => {
+                ensure!(Instant::now() < end, "another update of it takes too long");
+                sleep(Duration::from_millis(2));
+            }
+            // A filesystem without locks has no second hook either, but for one that its user asked for.
+            Err(TryLockError::Error(_)) => return Ok(root),
+        }
+    }
 }
 
 /// Leaves the host's namespaces, but for the mount namespace, which [`super::enter`] leaves itself. Returns those that it

@@ -3,9 +3,11 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
+use nix::fcntl::{OFlag, ResolveFlag};
 use nix::mount::{MsFlags, mount};
+use nix::sys::statfs::{PROC_SUPER_MAGIC, SYSFS_MAGIC, fstatfs};
 use nix::sys::statvfs::{FsFlags, statvfs};
 use nix::unistd::{chdir, fchdir};
 use rustix::fs::CWD;
@@ -68,12 +70,16 @@ fn bind_read_only(here: &Path, writable: bool) -> Result<()> {
     for path in mounts.points_below(here) {
         let top = path == here;
         match remount(path, !(top && writable)) {
-            // Hidden below another mount: as unreachable for the image as it is here.
+            // Hidden by another mount, perhaps; what can be reached and written is looked for below.
             Err(Errno::EINVAL | Errno::ENOENT | Errno::ENOTDIR) if !top => {}
             done => done.with_context(|| format!("remount {}", path.display()))?,
         }
     }
-    Ok(())
+    let mounts = MountInfo::read().context("read /proc/self/mountinfo")?;
+    match mounts.writable_below(here) {
+        Some(path) => bail!("{} can still be written", path.display()),
+        None => Ok(()),
+    }
 }
 
 fn remount(path: &Path, read_only: bool) -> nix::Result<()> {
@@ -91,19 +97,40 @@ fn remount(path: &Path, read_only: bool) -> nix::Result<()> {
     mount(NONE, path, NONE, flags, NONE)
 }
 
-/// Covers a directory of the jail with an empty read-only filesystem. What is no directory needs no cover.
+/// Covers a directory of the jail, if there is one, with an empty read-only filesystem.
 pub(super) fn cover(jail: &Jail, path: &Path) -> Result<()> {
-    let Some(dir) = jail.root.open_dir(path)? else { return Ok(()) };
+    match jail.root.open_dir(path)? {
+        Some(dir) => cover_dir(&dir, path),
+        None => Ok(()),
+    }
+}
+
+/// Covers a procfs or sysfs of the jail, which must be found where the mount table says.
+pub(super) fn cover_pseudo_filesystem(jail: &Jail, path: &Path) -> Result<()> {
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
+    let dir = jail.root.open(path, flags, ResolveFlag::RESOLVE_NO_SYMLINKS).context("open")?;
+    let kind = fstatfs(&dir).context("stat filesystem")?.filesystem_type();
+    // A mount upon a part of one that is covered already can't be reached anymore.
+    if matches!(kind, PROC_SUPER_MAGIC | SYSFS_MAGIC) {
+        cover_dir(&dir, path)
+    } else {
+        bail!("not found there")
+    }
+}
+
+fn cover_dir(dir: &OwnedFd, path: &Path) -> Result<()> {
     match empty_filesystem() {
-        Ok(empty) => mount_upon(&empty, &dir),
+        Ok(empty) => mount_upon(&empty, dir),
         Err(Errno::ENOSYS) => {
-            let flags =
-                MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-            mount(Some("tmpfs"), path, Some("tmpfs"), flags, NONE).context("mount tmpfs")
+            mount(Some("tmpfs"), path, Some("tmpfs"), EMPTY, NONE).context("mount tmpfs")
         }
         Err(error) => Err(error).context("make an empty tmpfs"),
     }
 }
+
+/// How an empty filesystem is mounted with mount(2).
+pub(super) const EMPTY: MsFlags =
+    MsFlags::MS_RDONLY.union(MsFlags::MS_NOSUID).union(MsFlags::MS_NODEV).union(MsFlags::MS_NOEXEC);
 
 fn empty_filesystem() -> nix::Result<OwnedFd> {
     let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC).map_err(errno)?;
