@@ -43,6 +43,10 @@ impl Containerd {
                 Release::Forky => include_str!("containerd-2.toml"),
             },
         )?;
+        // For pods with a network of their own, which those in a user namespace need.
+        node.write("/etc/cni/net.d/10-test.conflist", include_str!("cni.json"))?;
+        node.run(&["mkdir", "-p", "/opt/cni"])?;
+        node.run(&["ln", "-s", "/usr/lib/cni", "/opt/cni/bin"])?;
         let (daemon, cri) = serve(&node)?;
         node.copy(&image, "/tmp/image.tar")?;
         node.run(&["ctr", "-n", "k8s.io", "images", "import", "/tmp/image.tar"])?;

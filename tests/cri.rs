@@ -93,11 +93,16 @@ impl Sandbox<'_> {
         Ok(id)
     }
 
+    /// Those of the pod: CRI wants them said again for each container.
+    fn namespaces(&self) -> Option<v1::NamespaceOption> {
+        self.config.linux.as_ref()?.security_context.as_ref()?.namespace_options.clone()
+    }
+
     /// Creates a container; its id.
     pub(crate) fn create(&self, container: &Container) -> Result<String> {
         let request = v1::CreateContainerRequest {
             pod_sandbox_id: self.id.clone(),
-            config: Some(container_config(container)),
+            config: Some(container_config(container, self.namespaces())),
             sandbox_config: Some(self.config.clone()),
         };
         let mut client = self.cri.client.clone();
@@ -162,7 +167,7 @@ fn sandbox_config(pod: &Pod, number: u32, cgroup: &str) -> v1::PodSandboxConfig 
         attempt: 0,
     };
     let security = v1::LinuxSandboxSecurityContext {
-        namespace_options: Some(namespaces()),
+        namespace_options: Some(namespaces(pod.user_namespace)),
         ..Default::default()
     };
     v1::PodSandboxConfig {
@@ -177,9 +182,12 @@ fn sandbox_config(pod: &Pod, number: u32, cgroup: &str) -> v1::PodSandboxConfig 
     }
 }
 
-fn container_config(container: &Container) -> v1::ContainerConfig {
+fn container_config(
+    container: &Container,
+    namespaces: Option<v1::NamespaceOption>,
+) -> v1::ContainerConfig {
     let security = v1::LinuxContainerSecurityContext {
-        namespace_options: Some(namespaces()),
+        namespace_options: namespaces,
         readonly_rootfs: container.read_only,
         ..Default::default()
     };
@@ -204,11 +212,18 @@ fn container_config(container: &Container) -> v1::ContainerConfig {
     }
 }
 
-/// The node's network: that needs no CNI.
-fn namespaces() -> v1::NamespaceOption {
+/// The node's network, for that needs no CNI; but a network that is not of its own user namespace can't be had in one.
+fn namespaces(user: bool) -> v1::NamespaceOption {
+    let mapping = v1::IdMapping { host_id: 100_000, container_id: 0, length: 65_536 };
+    let users = v1::UserNamespace {
+        mode: NamespaceMode::Pod.into(),
+        uids: vec![mapping],
+        gids: vec![mapping],
+    };
     v1::NamespaceOption {
-        network: NamespaceMode::Node.into(),
+        network: if user { NamespaceMode::Pod } else { NamespaceMode::Node }.into(),
         pid: NamespaceMode::Container.into(),
+        userns_options: user.then_some(users),
         ..Default::default()
     }
 }

@@ -159,6 +159,25 @@ fn a_container_is_disabled_by_its_name() -> Result<()> {
     })
 }
 
+/// `hostUsers: false`: the hook runs as a user who is nobody on the host. containerd has it since 2.0.
+#[test]
+fn a_pod_in_a_user_namespace_works() -> Result<()> {
+    everywhere(|node, runtime| {
+        if node.release == Release::Trixie {
+            return Ok(());
+        }
+        for how in [BY_FILES, BY_DIRECTORY] {
+            let (pod, container) = how(Pod::new("user", runtime), gpu::with_app("app"));
+            let pod = Running::start(node, &pod.user_namespace(), &container)?;
+            let map = pod.exec(&["cat", "/proc/self/uid_map"])?;
+            ensure!(map.stdout.contains("100000"), "no user namespace: {map:?}");
+            let app = pod.exec(&[gpu::APP])?;
+            ensure!((app.code, app.stdout.as_str()) == (0, gpu::GREETING), "{app:?}");
+        }
+        Ok(())
+    })
+}
+
 #[test]
 fn what_the_hook_did_is_told_by_the_daemon() -> Result<()> {
     everywhere(|node, runtime| {

@@ -1,5 +1,5 @@
 #!/bin/sh
-# A node: a directory made by debootstrap as the root of its own mount, pid, ipc and uts namespaces.
+# A node: a directory made by debootstrap as the root of its own mount, pid, ipc, uts and network namespaces.
 #
 #   node-enter.sh DIRECTORY CGROUP
 #
@@ -9,7 +9,7 @@
 set -eu
 
 outside() {
-    unshare --mount --pid --ipc --uts --fork --propagation private sh "$0" "$1" || status=$?
+    unshare --mount --pid --ipc --uts --net --fork --propagation private sh "$0" "$1" || status=$?
     find /sys/fs/cgroup -depth -type d -path "*/$2*" -exec rmdir {} + 2>/dev/null || true
     exit "${status:-0}"
 }

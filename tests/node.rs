@@ -14,7 +14,8 @@ use anyhow::{Context, Result, ensure};
 use crate::daemon::Daemon;
 use crate::{cache, debian, shell};
 
-const PACKAGES: [&str; 5] = ["containerd", "runc", "crun", "busybox-static", "tini"];
+const PACKAGES: [&str; 6] =
+    ["containerd", "containernetworking-plugins", "runc", "crun", "busybox-static", "tini"];
 
 /// What cargo and the user have in their environment (`LD_LIBRARY_PATH`, say) is not the node's.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -61,7 +62,7 @@ impl Node {
     /// Starts a node of this release; its directory is made when it is missing.
     pub(crate) fn start(release: Release) -> Result<Self> {
         let suite = release.to_string();
-        let directory = cache::entry(&format!("node-{suite}"), |target| {
+        let directory = cache::entry(&format!("node-{suite}-2"), |target| {
             debian::debootstrap(&suite, &PACKAGES, target)
         })?;
         Self::enter(&directory).with_context(|| format!("start node {suite}"))
@@ -99,7 +100,7 @@ impl Node {
     /// A command that will run inside the node.
     pub(crate) fn command(&self, program: &str) -> Command {
         let mut command = Command::new("nsenter");
-        command.args(["-t", &self.pid.to_string(), "-m", "-p", "-u", "-i", "-r", "-w", "--"]);
+        command.args(["-t", &self.pid.to_string(), "-m", "-p", "-n", "-u", "-i", "-r", "-w", "--"]);
         command.arg(program).env_clear().env("PATH", PATH);
         command
     }

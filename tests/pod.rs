@@ -11,6 +11,7 @@ pub(crate) struct Pod {
     pub(crate) namespace: String,
     pub(crate) runtime: String,
     pub(crate) annotations: HashMap<String, String>,
+    pub(crate) user_namespace: bool,
 }
 
 impl Pod {
@@ -21,7 +22,14 @@ impl Pod {
             namespace: "default".to_owned(),
             runtime: runtime.to_owned(),
             annotations: HashMap::new(),
+            user_namespace: false,
         }
+    }
+
+    /// Gives the pod users of its own, as `hostUsers: false` does in Kubernetes.
+    pub(crate) fn user_namespace(mut self) -> Self {
+        self.user_namespace = true;
+        self
     }
 
     pub(crate) fn namespace(mut self, namespace: &str) -> Self {
