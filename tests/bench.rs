@@ -4,6 +4,7 @@
 #![allow(dead_code, reason = "shares modules with the tests, which use all of them")]
 
 use std::fs;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -11,6 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use nri::api::{Container, PodSandbox};
 use nri::fake::FakeSocket;
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch, apply_filter};
 
 #[path = "cache.rs"]
 mod cache;
@@ -27,8 +29,12 @@ const RUNS: usize = 41;
 
 fn main() -> Result<()> {
     // Mounts are made in a namespace that ends with this program.
-    if std::env::args().any(|arg| arg == "--inside") {
-        return measure();
+    let args: Vec<_> = std::env::args().collect();
+    match args.get(1).map(String::as_str) {
+        Some("--inside") => return measure(),
+        Some("--without") => return without_layers(&args[2..]),
+        Some("--with") => bail!("{}", Command::new(&args[2]).args(&args[3..]).exec()),
+        _ => {}
     }
     let mut unshare = Command::new("unshare");
     unshare
@@ -53,7 +59,35 @@ fn measure() -> Result<()> {
     for extra in [0, 930, 2930] {
         hook(extra)?;
     }
+    layers()
+}
+
+/// The hook with all layers of its sandbox, and where the kernel seems to have none of them.
+fn layers() -> Result<()> {
+    let scratch = tempfile::tempdir()?;
+    let root = overlay(scratch.path())?;
+    let (with, without) = alternate(
+        || hook_on(&root, scratch.path(), Some("--with")),
+        || hook_on(&root, scratch.path(), Some("--without")),
+    )?;
+    let cost = with.saturating_sub(without);
+    println!(
+        "\nlayers of the sandbox (seccomp, Landlock, capabilities): {} of {}",
+        milliseconds(cost),
+        milliseconds(with)
+    );
     Ok(())
+}
+
+/// Becomes a program for which the system calls of the layers do not exist.
+fn without_layers(command: &[String]) -> Result<()> {
+    let calls = [libc::SYS_seccomp, libc::SYS_landlock_create_ruleset, libc::SYS_capset];
+    let rules = calls.into_iter().map(|call| (call, Vec::new())).collect();
+    let missing = SeccompAction::Errno(libc::ENOSYS as u32);
+    let arch = TargetArch::try_from(std::env::consts::ARCH)?;
+    let filter = SeccompFilter::new(rules, SeccompAction::Allow, missing, arch)?;
+    apply_filter(&BpfProgram::try_from(filter)?)?;
+    bail!("{}", Command::new(&command[0]).args(&command[1..]).exec())
 }
 
 /// The root of a container: an overlay upon the tests' image, with `extra` libraries more.
@@ -61,12 +95,10 @@ fn hook(extra: usize) -> Result<()> {
     let scratch = tempfile::tempdir()?;
     let root = overlay(scratch.path())?;
     libraries(&root.join(LIBRARIES), extra)?;
-    let state = scratch.path().join("state.json");
-    fs::write(&state, format!(r#"{{"id":"bench","bundle":"/","root":"{}"}}"#, root.display()))?;
     let files = fs::read_dir(root.join(LIBRARIES))?.collect::<Result<Vec<_>, _>>()?;
     // Links to them are not libraries of their own.
-    let count =
-        files.iter().filter(|file| file.file_type().is_ok_and(|kind| kind.is_file())).count();
+    let files = files.iter().filter(|file| file.file_type().is_ok_and(|kind| kind.is_file()));
+    let count = files.count();
     // What the hook runs, and what a person would type: with -C, ldconfig leaves its auxiliary cache alone, which in a
     // container that has just been made of an image is never valid.
     let rows = [
@@ -77,7 +109,12 @@ fn hook(extra: usize) -> Result<()> {
         ("with its auxiliary cache", &[]),
     ];
     for (name, options) in rows {
-        let (bare, ours) = alternate(&root, &state, options)?;
+        let bare = || {
+            let mut ldconfig = Command::new("ldconfig");
+            ldconfig.arg("-r").arg(&root).args(options);
+            ldconfig
+        };
+        let (bare, ours) = alternate(bare, || hook_on(&root, scratch.path(), None))?;
         let ratio = ours.as_secs_f64() / bare.as_secs_f64();
         println!(
             "{count:>9}  {name:<31} {:>9} {:>9} {ratio:>6.2}×",
@@ -88,17 +125,34 @@ fn hook(extra: usize) -> Result<()> {
     Ok(())
 }
 
-fn alternate(root: &Path, state: &Path, options: &[&str]) -> Result<(Duration, Duration)> {
-    let (mut bare, mut ours) = (Vec::new(), Vec::new());
+/// The hook for a root, started by this program in the role `by`, or directly.
+fn hook_on(root: &Path, scratch: &Path, by: Option<&str>) -> Command {
+    let state = scratch.join("state.json");
+    let text = format!(r#"{{"id":"bench","bundle":"/","root":"{}"}}"#, root.display());
+    fs::write(&state, text).expect("the scratch directory can be written");
+    let mut hook = match by {
+        Some(role) => {
+            let mut this = Command::new(std::env::current_exe().expect("this program is a file"));
+            this.args([role, BINARY]);
+            this
+        }
+        None => Command::new(BINARY),
+    };
+    hook.args(["update-ldcache", "--folder=/opt/driver", "--container-spec"]).arg(&state);
+    hook.arg("--report-dir").arg(scratch.join("reports"));
+    hook
+}
+
+fn alternate(
+    one: impl Fn() -> Command,
+    other: impl Fn() -> Command,
+) -> Result<(Duration, Duration)> {
+    let (mut left, mut right) = (Vec::new(), Vec::new());
     for _ in 0..RUNS {
-        let mut ldconfig = Command::new("ldconfig");
-        bare.push(time(ldconfig.arg("-r").arg(root).args(options))?);
-        let mut hook = Command::new(BINARY);
-        hook.args(["update-ldcache", "--folder=/opt/driver", "--container-spec"]).arg(state);
-        hook.arg("--report-dir").arg(state.with_file_name("reports"));
-        ours.push(time(&mut hook)?);
+        left.push(time(&mut one())?);
+        right.push(time(&mut other())?);
     }
-    Ok((median(bare), median(ours)))
+    Ok((median(left), median(right)))
 }
 
 fn time(command: &mut Command) -> Result<Duration> {
