@@ -28,6 +28,8 @@ pub enum Command {
     UpdateLdcache(UpdateArgs),
     /// Tell what would be done with a container, and why
     Explain(ExplainArgs),
+    /// Print a linker cache
+    Inspect(InspectArgs),
     /// A hook of NVIDIA's toolkit that this program does not have
     #[command(skip)]
     Unsupported(String),
@@ -75,6 +77,17 @@ pub struct ExplainArgs {
     /// The daemon's configuration
     #[command(flatten)]
     pub run: RunArgs,
+}
+
+/// Arguments of `inspect`.
+#[derive(Debug, Args)]
+pub struct InspectArgs {
+    /// A cache file, or a root directory whose cache is meant
+    #[arg(value_name = "FILE|ROOT")]
+    pub path: PathBuf,
+    /// Print JSON instead of what ldconfig -p prints
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// What was typed and can't be done.

@@ -44,6 +44,12 @@ pub mod oci;
 pub mod jail;
 // How paths of the image are opened.
 pub mod root;
+// What the cache needs to know of a library.
+pub mod elf;
+// The cache file.
+pub mod ld_so_cache;
+// The same for people.
+pub mod inspect;
 // What the container's linker is told.
 pub mod ld_so_conf;
 // The same for another C library.

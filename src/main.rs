@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use nri_ldcache::cli::{self, Command, Usage};
 use nri_ldcache::update::OnFailure;
-use nri_ldcache::{explain, hook, log, plugin};
+use nri_ldcache::{explain, hook, inspect, log, plugin};
 
 /// A command line that can't be understood (`EX_USAGE`, sysexits.h).
 const USAGE: u8 = 64;
@@ -46,6 +46,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             let text = explain::run(&settings, &args.container, args.pod.as_deref())?;
             io::stdout().write_all(text.as_bytes())?;
         }
+        Command::Inspect(args) => print!("{}", inspect::run(&args.path, args.json)?),
         // What a newer spec calls must not stop its containers; NVIDIA's own program does the same.
         Command::Unsupported(name) => say(&format!("hook {name:?} is not supported, nothing done")),
     }

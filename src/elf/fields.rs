@@ -1,0 +1,238 @@
+//! Fields of ELF files of both classes, in this machine's byte order.
+
+use super::{Arch, EM_386, EM_X86_64, ET_DYN, HEAD, HEADER, MAX_NAME, ReadAt, Refused, Result};
+
+/// Dynamic entries that are read at once; most sections fit.
+const CHUNK: u64 = 40;
+
+/// 32-bit or 64-bit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Class {
+    Elf32,
+    Elf64,
+}
+
+impl Class {
+    /// Bytes of an address.
+    pub(super) fn word(self) -> u64 {
+        match self {
+            Self::Elf32 => 4,
+            Self::Elf64 => 8,
+        }
+    }
+}
+
+/// A file and its first bytes.
+pub(super) struct Head<'a, B: ?Sized> {
+    bytes: &'a B,
+    head: [u8; HEAD],
+    filled: usize,
+}
+
+impl<'a, B: ReadAt + ?Sized> Head<'a, B> {
+    pub(super) fn read(bytes: &'a B) -> Result<Self> {
+        let mut head = Self { bytes, head: [0; HEAD], filled: 0 };
+        head.filled = read_full(bytes, &mut head.head, 0)?;
+        head.check()?;
+        Ok(head)
+    }
+
+    /// The order of questions is that of `process_file` in elf/readlib.c.
+    fn check(&self) -> Result<()> {
+        let head = &self.head[..self.filled];
+        if head.is_empty() {
+            return Err(Refused::Empty);
+        }
+        if head.len() < HEADER {
+            return Err(Refused::Truncated);
+        }
+        // OMAGIC's relatives ZMAGIC and QMAGIC in the low half of the first word (a.out.h).
+        if matches!(u16_at(head, 0), 0o413 | 0o314) {
+            return Err(Refused::Aout);
+        }
+        if head.starts_with(b"\x7fELF") {
+            return Ok(());
+        }
+        if head.starts_with(b"!<arch>\n") || head.starts_with(b"!<thin>\n") {
+            return Err(Refused::Archive);
+        }
+        let text = &head[..head.len().min(512)];
+        let has = |word: &[u8]| text.windows(word.len()).any(|window| window == word);
+        Err(if has(b"GROUP") || has(b"GNU ld script") { Refused::Script } else { Refused::NotElf })
+    }
+
+    pub(super) fn machine(&self) -> u16 {
+        u16_at(&self.head, 18)
+    }
+
+    pub(super) fn flags(&self, class: Class) -> u32 {
+        u32_at(&self.head, if class == Class::Elf64 { 48 } else { 36 })
+    }
+
+    /// The class, if it and the machine are of `arch`.
+    pub(super) fn class(&self, arch: Arch) -> Result<Class> {
+        let kind = u16_at(&self.head, 16);
+        if kind != ET_DYN {
+            return Err(Refused::Type(kind));
+        }
+        let class = match self.head[4] {
+            1 => Class::Elf32,
+            2 => Class::Elf64,
+            other => return Err(Refused::Class(other)),
+        };
+        match (arch, self.machine(), class) {
+            (Arch::X86_64, EM_X86_64, _) | (Arch::X86_64, EM_386, Class::Elf32) => Ok(class),
+            (Arch::X86_64, other, _) => Err(Refused::Machine(other)),
+            // Others' ldconfig does not look at the machine.
+            _ => Ok(class),
+        }
+    }
+
+    /// Reads as many bytes as there are.
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
+        let end = offset.checked_add(buffer.len() as u64).ok_or(Refused::Truncated)?;
+        // A head that is not full is the whole file.
+        if end <= self.filled as u64 || self.filled < HEAD {
+            let head = self.head.get(..self.filled).unwrap_or_default();
+            return head.read_at(buffer, offset).map_err(Refused::Unreadable);
+        }
+        read_full(self.bytes, buffer, offset)
+    }
+}
+
+fn read_full<B: ReadAt + ?Sized>(bytes: &B, buffer: &mut [u8], offset: u64) -> Result<usize> {
+    let mut filled = 0;
+    while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+        let at = offset.checked_add(filled as u64).ok_or(Refused::Truncated)?;
+        match bytes.read_at(rest, at) {
+            Ok(0) => break,
+            Ok(count) => filled += count,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(Refused::Unreadable(error)),
+        }
+    }
+    Ok(filled)
+}
+
+/// A program header.
+pub(super) struct Segment {
+    pub(super) kind: u32,
+    pub(super) offset: u64,
+    pub(super) address: u64,
+    pub(super) size: u64,
+    pub(super) align: u64,
+}
+
+/// A file whose class is known.
+pub(super) struct Fields<'a, B: ?Sized> {
+    head: &'a Head<'a, B>,
+    pub(super) class: Class,
+}
+
+impl<'a, B: ReadAt + ?Sized> Fields<'a, B> {
+    pub(super) fn new(head: &'a Head<'a, B>, class: Class) -> Self {
+        Self { head, class }
+    }
+
+    /// File offset and number of the program headers.
+    pub(super) fn segments(&self) -> (u64, u16) {
+        let head = &self.head.head;
+        match self.class {
+            Class::Elf32 => (u32_at(head, 28).into(), u16_at(head, 44)),
+            Class::Elf64 => (u64_at(head, 32), u16_at(head, 56)),
+        }
+    }
+
+    pub(super) fn segment(&self, start: u64, number: u64) -> Result<Segment> {
+        let size = if self.class == Class::Elf64 { 56 } else { 32 };
+        let offset = start.checked_add(number * size).ok_or(Refused::Truncated)?;
+        let mut bytes = [0; 56];
+        let bytes = &mut bytes[..size as usize];
+        self.exact(bytes, offset)?;
+        let long = |at| u64_at(bytes, at);
+        let short = |at| u64::from(u32_at(bytes, at));
+        let kind = u32_at(bytes, 0);
+        Ok(match self.class {
+            Class::Elf32 => Segment {
+                kind,
+                offset: short(4),
+                address: short(8),
+                size: short(16),
+                align: short(28),
+            },
+            Class::Elf64 => Segment {
+                kind,
+                offset: long(8),
+                address: long(16),
+                size: long(32),
+                align: long(48),
+            },
+        })
+    }
+
+    /// Tag and value of an entry of the dynamic section at `start`; `chunk` keeps what was read for the next ones.
+    pub(super) fn dynamic(
+        &self,
+        chunk: &mut Vec<u8>,
+        start: u64,
+        number: u64,
+    ) -> Result<(u64, u64)> {
+        let size = 2 * self.class.word();
+        if number % CHUNK == 0 {
+            let offset = start.checked_add(number * size).ok_or(Refused::Truncated)?;
+            chunk.resize((CHUNK * size) as usize, 0);
+            let filled = self.head.read_at(chunk, offset)?;
+            chunk.truncate(filled);
+        }
+        let at = (number % CHUNK * size) as usize;
+        let entry = chunk.get(at..at + size as usize).ok_or(Refused::Truncated)?;
+        Ok(match self.class {
+            Class::Elf32 => (u32_at(entry, 0).into(), u32_at(entry, 4).into()),
+            Class::Elf64 => (u64_at(entry, 0), u64_at(entry, 8)),
+        })
+    }
+
+    /// A string that ends with a NUL, or with the file.
+    pub(super) fn string(&self, start: u64, at: u64) -> Result<Vec<u8>> {
+        let offset = start.checked_add(at).ok_or(Refused::Truncated)?;
+        let mut name = Vec::new();
+        let mut chunk = [0; 128];
+        while name.len() <= MAX_NAME {
+            let from = offset.checked_add(name.len() as u64).ok_or(Refused::Truncated)?;
+            let filled = self.head.read_at(&mut chunk, from)?;
+            if filled == 0 && name.is_empty() {
+                return Err(Refused::Truncated);
+            }
+            let read = chunk.get(..filled).unwrap_or_default();
+            let end = read.iter().position(|byte| *byte == 0);
+            name.extend_from_slice(read.get(..end.unwrap_or(filled)).unwrap_or_default());
+            if end.is_some() || filled < chunk.len() {
+                return Ok(name);
+            }
+        }
+        Err(Refused::LongName)
+    }
+
+    pub(super) fn exact(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
+        match self.head.read_at(buffer, offset)? == buffer.len() {
+            true => Ok(()),
+            false => Err(Refused::Truncated),
+        }
+    }
+}
+
+pub(super) fn u16_at(bytes: &[u8], at: usize) -> u16 {
+    number(bytes, at).map_or(0, u16::from_ne_bytes)
+}
+
+pub(super) fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    number(bytes, at).map_or(0, u32::from_ne_bytes)
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    number(bytes, at).map_or(0, u64::from_ne_bytes)
+}
+
+fn number<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
+    bytes.get(at..)?.first_chunk().copied()
+}

@@ -1,0 +1,100 @@
+use super::*;
+
+/// A 64-bit library: header, program headers, dynamic section, strings, all in one segment at address 0x1000.
+pub(super) fn library(soname: &[u8], isa: Option<u32>) -> Vec<u8> {
+    let mut file = vec![0; 64];
+    file[..6].copy_from_slice(b"\x7fELF\x02\x01");
+    put(&mut file, 16, &3u16.to_ne_bytes());
+    put(&mut file, 18, &EM_X86_64.to_ne_bytes());
+    put(&mut file, 32, &64u64.to_ne_bytes());
+    put(&mut file, 56, &3u16.to_ne_bytes());
+    let (dynamic, strings, note) = (232u64, 280u64, 600u64);
+    for (kind, offset, size, align) in
+        [(1, 0, 4096, 4096), (2, dynamic, 48, 8), (PT_GNU_PROPERTY, note, 32, 8u64)]
+    {
+        let kind: u32 = if isa.is_none() && kind == PT_GNU_PROPERTY { 0 } else { kind };
+        file.extend(kind.to_ne_bytes());
+        file.extend(4u32.to_ne_bytes());
+        for field in [offset, 0x1000 + offset, 0, size, size, align] {
+            file.extend(u64::to_ne_bytes(field));
+        }
+    }
+    for (tag, value) in [(DT_SONAME, 1), (DT_STRTAB, 0x1000 + strings), (DT_NULL, 0)] {
+        file.extend(tag.to_ne_bytes());
+        file.extend(u64::to_ne_bytes(value));
+    }
+    file.push(0);
+    file.extend(soname);
+    file.resize(note as usize, 0);
+    for word in [4, 16, 5, u32::from_ne_bytes(*b"GNU\0"), GNU_ISA, 4, isa.unwrap_or(0), 0] {
+        file.extend(word.to_ne_bytes());
+    }
+    file
+}
+
+const GNU_ISA: u32 = 0xc000_8002;
+
+fn put(file: &mut [u8], at: usize, bytes: &[u8]) {
+    file[at..at + bytes.len()].copy_from_slice(bytes);
+}
+
+fn read(file: &[u8]) -> Result<Library> {
+    Library::read(file, Arch::X86_64)
+}
+
+#[test]
+fn libraries_say_their_names_and_levels() {
+    for (isa, level) in [(None, 0), (Some(0), 0), (Some(1), 0), (Some(3), 1), (Some(0xf), 3)] {
+        let found = read(&library(b"libx.so.1", isa)).unwrap();
+        assert_eq!(found.soname.as_deref(), Some(&b"libx.so.1"[..]));
+        assert_eq!((found.flags, found.isa_level), (0x303, level));
+    }
+}
+
+#[test]
+fn other_files_are_refused_with_their_reason() {
+    let whole = library(b"libx.so.1", None);
+    let changed = |at: usize, bytes: &[u8]| {
+        let mut file = whole.clone();
+        put(&mut file, at, bytes);
+        file
+    };
+    let text = |text: &[u8]| [text, &[b' '; 64]].concat();
+    for (file, reason) in [
+        (Vec::new(), "empty"),
+        (b"\x7fELF".to_vec(), "truncated"),
+        (text(b"/* GNU ld script */"), "a linker script"),
+        (text(b"INPUT(x) GROUP ( y )"), "a linker script"),
+        (text(b"!<arch>\n"), "an archive"),
+        (text(b"\x0b\x01"), "an a.out file"),
+        (text(b"#!/bin/sh"), "not an ELF file"),
+        (changed(4, &[3]), "of ELF class 3"),
+        (changed(16, &2u16.to_ne_bytes()), "of ELF type 2, not a shared object"),
+        (changed(18, &183u16.to_ne_bytes()), "for machine 183"),
+        (changed(4, &[1]), "without a dynamic section"),
+        (changed(32, &u64::MAX.to_ne_bytes()), "truncated"),
+        (changed(56, &u16::MAX.to_ne_bytes()), "of more parts than a library has"),
+        (changed(56, &0u16.to_ne_bytes()), "without a dynamic section"),
+        (whole[..100].to_vec(), "truncated"),
+    ] {
+        assert_eq!(read(&file).unwrap_err().to_string(), reason);
+    }
+    assert!(matches!(
+        read(&library(&[b'x'; 5000], None)),
+        Err(Refused::LongName | Refused::Truncated) | Ok(_)
+    ));
+}
+
+#[test]
+fn no_damage_is_a_panic() {
+    let whole = library(b"libx.so.1", Some(7));
+    for at in 0..whole.len() {
+        for byte in [0, 1, 0x7f, 0x80, 0xff] {
+            let mut file = whole.clone();
+            file[at] = byte;
+            let _ = read(&file);
+            let _ = Library::read(file.as_slice(), Arch::Aarch64);
+        }
+        let _ = read(&whole[..at]);
+    }
+}
