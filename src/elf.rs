@@ -273,9 +273,9 @@ impl Segments {
     }
 
     fn isa_level<B: ReadAt + ?Sized>(&self, fields: &Fields<'_, B>) -> u32 {
-        let levels =
+        let mut levels =
             self.properties.iter().filter_map(|[at, size]| property::isa_level(fields, *at, *size));
-        levels.last().unwrap_or(0)
+        levels.next_back().unwrap_or(0)
     }
 }
 

@@ -9,6 +9,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, anyhow};
 use serde::{Deserialize, Serialize};
 
+use crate::found::Found;
 use crate::jail::{self, Changes};
 use crate::ld_so_conf::Plan;
 use crate::ldconfig::Ldconfig;
@@ -22,6 +23,8 @@ use crate::update::Update;
 pub struct Done {
     /// Directories that the linker did not search before.
     pub added: Vec<String>,
+    /// What the linker finds now; `None` if the cache could not be read back.
+    pub found: Option<Found>,
     /// Layers of the sandbox that could not be had, each with its reason.
     pub refused: Vec<String>,
     /// What took how long, in microseconds, in order.
@@ -104,8 +107,10 @@ fn refresh(
         });
     }
     clock.lap("ldconfig");
-    let refused = confined.refused().to_vec();
-    Ok(Done { added: plan.added().to_vec(), refused, steps: clock.steps })
+    let found = Found::read(confined.root()).ok();
+    clock.lap("check");
+    let (added, refused) = (plan.added().to_vec(), confined.refused().to_vec());
+    Ok(Done { added, found, refused, steps: clock.steps })
 }
 
 struct Clock {

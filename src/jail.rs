@@ -92,11 +92,14 @@ pub fn enter(sandbox: Sandbox, refused: Vec<String>, time: Duration) -> Result<J
     unshare(CloneFlags::CLONE_NEWNS).context("unshare mount namespace")?;
     let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
     mount(NONE, "/", NONE, private, NONE).context("make mounts private")?;
-    // Read while there is a /proc to read.
-    let mounts = MountInfo::read().context("read /proc/self/mountinfo")?;
+    // Read while there is a /proc to read. Where there is none, what is mounted in unusual places is not known.
+    let mut jail = Jail { root: Root::own()?, sandbox, refused: Vec::new() };
+    let mounts = MountInfo::read().or_else(|error| {
+        jail.layer("mount table", Err(error.into())).map(|()| MountInfo::default())
+    })?;
     tree::attach(&here, &mounts).context("attach container root")?;
     change_root(&mounts)?;
-    let mut jail = Jail { root: Root::own()?, sandbox, refused: Vec::new() };
+    jail.root = Root::own()?;
     refused.into_iter().try_for_each(|name| jail.layer(&name, Err(anyhow!("refused"))))?;
     for path in ["/proc", "/sys", "/dev"].map(Path::new) {
         tree::cover(&jail, path).with_context(|| format!("cover {}", path.display()))?;

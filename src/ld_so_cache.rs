@@ -165,7 +165,7 @@ impl<'a> Cache<'a> {
 
     /// Finds the sections of the extension directory. Its offsets, and those in it, count from the start of the file.
     fn extend(&mut self, offset: usize) -> Option<()> {
-        let directory = self.file.get(offset..).filter(|_| offset % 4 == 0)?;
+        let directory = self.file.get(offset..).filter(|_| offset.is_multiple_of(4))?;
         if number(directory, 0)? != EXTENSION_MAGIC {
             return None;
         }

@@ -36,6 +36,8 @@ pub mod update;
 pub mod injection;
 // The hook itself, outside and inside.
 pub mod hook;
+// What the linker finds afterwards.
+pub mod found;
 // What a run of it did, from the hook to the daemon.
 pub mod report;
 // Which container the runtime means.

@@ -235,11 +235,18 @@ impl Active {
         let (namespace, pod, name) = (&pod.namespace, &pod.name, &container.name);
         match Report::read(&self.reports, &container.id) {
             Ok(None) => {}
-            Ok(Some(report)) if report.outcome == Outcome::Updated => tracing::info!(
-                %namespace, %pod, container = %name, id = %container.id,
-                added = report.added.join(","), refused = report.refused.join(", "), microseconds = report.took,
-                "updated"
-            ),
+            Ok(Some(report)) if report.outcome == Outcome::Updated => {
+                let found = report.found.unwrap_or_default();
+                let libcuda = found
+                    .libcuda
+                    .map_or_else(String::new, |found| format!("{} ({:?})", found.path, found.is));
+                tracing::info!(
+                    %namespace, %pod, container = %name, id = %container.id,
+                    added = report.added.join(","), libraries = found.libraries, libcuda,
+                    refused = report.refused.join(", "), microseconds = report.took,
+                    "updated"
+                );
+            }
             Ok(Some(report)) => tracing::warn!(
                 %namespace, %pod, container = %name, id = %container.id,
                 reason = report.reason.unwrap_or_default(), microseconds = report.took,

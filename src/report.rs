@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
+use crate::found::Found;
 use crate::hook::Done;
 
 /// Most bytes of a report. What an image can make long is cut.
@@ -47,6 +48,9 @@ pub struct Report {
     pub steps: Vec<(String, u64)>,
     /// Directories that the linker did not search before.
     pub added: Vec<String>,
+    /// What the linker finds now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub found: Option<Found>,
     /// Layers of the sandbox that could not be had, each with its reason.
     pub refused: Vec<String>,
 }
@@ -66,12 +70,14 @@ impl Report {
             took: took.as_micros() as u64,
             steps: Vec::new(),
             added: Vec::new(),
+            found: None,
             refused: Vec::new(),
         };
         match result {
             Ok(done) => {
                 report.steps.clone_from(&done.steps);
                 report.added = done.added.iter().take(LISTED).cloned().collect();
+                report.found.clone_from(&done.found);
                 report.refused.clone_from(&done.refused);
             }
             Err(error) => {
@@ -150,14 +156,20 @@ fn prune(dir: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::found::{Library, Target};
     use anyhow::anyhow;
 
     #[test]
     fn a_report_is_read_as_it_was_written() {
         let dir = tempfile::tempdir().unwrap();
         let dir = dir.path().join("made");
-        let done =
-            Done { added: vec!["/a".into()], refused: vec![], steps: vec![("enter".into(), 7)] };
+        let libcuda = Library { path: "/a/libcuda.so.1".into(), is: Target::Mounted };
+        let done = Done {
+            added: vec!["/a".into()],
+            found: Some(Found { libraries: 3, libcuda: Some(libcuda) }),
+            refused: vec![],
+            steps: vec![("enter".into(), 7)],
+        };
         for result in [Ok(done), Err(anyhow!("{}", "x".repeat(5000)))] {
             let report = Report::new("c1", Duration::from_millis(5), &result);
             report.write(&dir).unwrap();

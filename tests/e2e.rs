@@ -186,10 +186,10 @@ fn what_the_hook_did_is_told_by_the_daemon() -> Result<()> {
         let told =
             log.lines().find(|line| line.contains(" updated ") && line.contains(&pod.container));
         let told = told.with_context(|| format!("nothing told of {}", pod.container))?;
-        ensure!(
-            told.contains("/usr/local/nvidia/lib64") && told.contains("refused=\"\""),
-            "{told}"
-        );
+        let libcuda = "libcuda=\"/usr/local/nvidia/lib64/libcuda.so.1 (Mounted)\"";
+        for part in ["added=\"/usr/local/nvidia/lib64", libcuda, "refused=\"\""] {
+            ensure!(told.contains(part), "{part} is not in {told}");
+        }
         Ok(())
     })
 }

@@ -178,7 +178,7 @@ impl<'a, B: ReadAt + ?Sized> Fields<'a, B> {
         number: u64,
     ) -> Result<(u64, u64)> {
         let size = 2 * self.class.word();
-        if number % CHUNK == 0 {
+        if number.is_multiple_of(CHUNK) {
             let offset = start.checked_add(number * size).ok_or(Refused::Truncated)?;
             chunk.resize((CHUNK * size) as usize, 0);
             let filled = self.head.read_at(chunk, offset)?;

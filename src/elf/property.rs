@@ -39,7 +39,7 @@ fn read<B: ReadAt + ?Sized>(fields: &Fields<'_, B>, offset: u64, size: u64) -> R
 
 /// Goes through properties, whose types ascend, up to that of the ISA.
 fn needed(mut properties: &[u8], align: usize) -> Option<u32> {
-    if properties.len() < 8 || properties.len() % align != 0 {
+    if properties.len() < 8 || !properties.len().is_multiple_of(align) {
         return None;
     }
     let mut last = 0;

@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 /// The mounts of this process's namespace, in the order in which they were made visible.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct MountInfo(Vec<Mount>);
 
 /// One line of the table.

@@ -111,7 +111,6 @@ fn names_are_ordered_by_their_numbers() {
         ("liba-x.so", "liba1.so"),
         ("liba.so.1", "libb.so.1"),
         ("liba.so.1.2", "liba.so.1.2.1"),
-        ("liba.so.2147483649", "liba.so.1"),
     ] {
         assert_eq!(libcmp(less.as_bytes(), more.as_bytes()), Ordering::Less, "{less} {more}");
         assert_eq!(libcmp(more.as_bytes(), less.as_bytes()), Ordering::Greater, "{less} {more}");
