@@ -52,6 +52,8 @@ pub mod elf;
 pub mod ld_so_cache;
 // The same for people.
 pub mod inspect;
+// What makes it without ldconfig.
+pub mod engine;
 // What the container's linker is told.
 pub mod ld_so_conf;
 // The same for another C library.

@@ -6,11 +6,15 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
-use nix::dir::Dir;
+use nix::dir::Dir as Stream;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat, openat2};
 use nix::sys::stat::{Mode, SFlag, fstat};
 use rustix::fs::{AtFlags, Statx, StatxFlags, statx};
+
+pub use dir::{Dir, Id, Kind};
+
+mod dir;
 
 /// What a hostile directory may cost us to read.
 const MAX_ENTRIES: usize = 10_000;
@@ -111,7 +115,9 @@ impl Root {
             return Ok(Vec::new());
         };
         let mut names = Vec::new();
-        for entry in Dir::from_fd(dir).with_context(|| format!("read {}", path.display()))?.iter() {
+        for entry in
+            Stream::from_fd(dir).with_context(|| format!("read {}", path.display()))?.iter()
+        {
             let entry = entry.with_context(|| format!("read {}", path.display()))?;
             names.push(entry.file_name().to_bytes().to_owned());
             ensure!(
