@@ -179,7 +179,12 @@ fn as_toolkit(name: &str, args: &mut Vec<OsString>) -> Option<String> {
         args.remove(1);
     }
     match args.get(1) {
-        Some(arg) if is(arg, &[Update::COMMAND, "--help", "-h", "--version"]) => None,
+        Some(arg) if is(arg, &[Update::COMMAND]) => {
+            // Who calls that program means glibc's own, and may say where it is.
+            args.insert(2, "--engine=ldconfig".into());
+            None
+        }
+        Some(arg) if is(arg, &["--help", "-h", "--version"]) => None,
         Some(other) => Some(other.to_string_lossy().into_owned()),
         None => Some("nothing".to_owned()),
     }
@@ -210,6 +215,7 @@ fn as_plugin(args: &mut Vec<OsString>, launched: bool) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::update::Engine;
 
     fn parsed(line: &str, launched: bool) -> Result<Command, Usage> {
         parse(line.split(' ').map(OsString::from), launched)
@@ -244,8 +250,12 @@ mod tests {
             "nvidia-ctk hook update-ldcache --folder /a",
             "nvidia-cdi-hook --debug --quiet update-ldcache --container-spec -",
         ] {
-            assert!(matches!(parsed(line, false), Ok(Command::UpdateLdcache(_))), "{line}");
+            let Ok(Command::UpdateLdcache(args)) = parsed(line, false) else { panic!("{line}") };
+            assert_eq!(args.update.engine(), Engine::Ldconfig, "{line}");
         }
+        let own = parsed("nvidia-cdi-hook update-ldcache --engine=native", false);
+        let Ok(Command::UpdateLdcache(args)) = own else { panic!("{own:?}") };
+        assert_eq!(args.update.engine(), Engine::Native);
         for line in [
             "nvidia-cdi-hook create-symlinks --link a::b",
             "nvidia-ctk hook chmod",

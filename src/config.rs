@@ -16,7 +16,7 @@ use serde::Deserialize;
 use crate::injection::Injection;
 use crate::policy::{Mode, Policy};
 use crate::report::Report;
-use crate::update::{LibDir, OnFailure, Sandbox, Update, host_path, seconds};
+use crate::update::{Engine, LibDir, OnFailure, Sandbox, Update, host_path, seconds};
 
 /// Most bytes of a configuration file.
 const LIMIT: u64 = 1 << 20;
@@ -66,6 +66,9 @@ pub struct Settings {
     /// Where the host's root is seen from here, to check the file at hook-path [default: /]
     #[arg(long, value_name = "PATH", env = "NRI_LDCACHE_HOST_ROOT")]
     pub host_root: Option<PathBuf>,
+    /// Who makes the cache [default: native]
+    #[arg(long, value_enum, env = "NRI_LDCACHE_ENGINE")]
+    pub engine: Option<Engine>,
     /// Host path of ldconfig [default: /sbin/ldconfig]
     #[arg(long, value_name = "PATH", env = "NRI_LDCACHE_LDCONFIG_PATH")]
     pub ldconfig_path: Option<PathBuf>,
@@ -178,6 +181,7 @@ impl Settings {
             socket_path,
             hook_path,
             host_root,
+            engine,
             ldconfig_path,
             timeout,
             on_failure,
@@ -233,6 +237,7 @@ impl Settings {
         let checked = |path: &Path| host_path(path.to_str().context("not UTF-8")?);
         let timeout = self.timeout.unwrap_or(Update::TIMEOUT);
         Ok(Update::default()
+            .with_engine(self.engine.unwrap_or_default())
             .with_ldconfig_path(checked(ldconfig).context("ldconfig path")?)
             .with_report_dir(checked(reports).context("report directory")?)
             .with_on_failure(self.on_failure.unwrap_or(OnFailure::Warn))

@@ -4,19 +4,21 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow};
 use serde::{Deserialize, Serialize};
 
+use crate::engine;
 use crate::found::Found;
-use crate::jail::{self, Changes};
+use crate::jail::{self, Changes, Confined};
 use crate::ld_so_conf::Plan;
 use crate::ldconfig::Ldconfig;
 use crate::musl;
 use crate::oci::State;
 use crate::report::Report;
-use crate::update::Update;
+use crate::update::{Engine, Update};
 
 /// What an update did.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -73,14 +75,18 @@ impl Read for Patient {
 
 fn update_root(update: &Update, state: &State, end: Instant) -> Result<Done> {
     let rootfs = state.rootfs()?;
-    let ldconfig = Ldconfig::seal(update.ldconfig_path())?;
-    jail::run(&rootfs, end, |refused, end| refresh(update, &ldconfig, refused, end))
+    // What is executed inside is opened outside, before there is anything of the container to be met.
+    let ldconfig = match update.engine() {
+        Engine::Ldconfig => Some(Ldconfig::seal(update.ldconfig_path())?),
+        Engine::Native => None,
+    };
+    jail::run(&rootfs, end, |refused, end| refresh(update, ldconfig.as_ref(), refused, end))
 }
 
 /// Runs as pid 1 of new namespaces, in the container's root as working directory.
 fn refresh(
     update: &Update,
-    ldconfig: &Ldconfig,
+    ldconfig: Option<&Ldconfig>,
     refused: Vec<String>,
     end: Instant,
 ) -> Result<Done> {
@@ -97,7 +103,10 @@ fn refresh(
     let configured = plan.apply(&mut changes).and_then(|()| musl.apply(&mut changes));
     let updated = configured.context("configure linker").and_then(|()| {
         clock.lap("configure");
-        ldconfig.run(&confined, &mut changes, plan.left_out(), end)
+        match ldconfig {
+            Some(ldconfig) => ldconfig.run(&confined, &mut changes, plan.left_out(), end),
+            None => make_cache(&confined, &mut changes, &plan),
+        }
     });
     if let Err(error) = updated {
         // Half an update is worse than none: the next ldconfig in the container would finish it.
@@ -106,11 +115,18 @@ fn refresh(
             Err(undone) => error.context(format!("put configuration back: {undone:#}")),
         });
     }
-    clock.lap("ldconfig");
+    clock.lap("cache");
     let found = Found::read(confined.root()).ok();
     clock.lap("check");
     let (added, refused) = (plan.added().to_vec(), confined.refused().to_vec());
     Ok(Done { added, found, refused, steps: clock.steps })
+}
+
+/// Makes the cache, and what links it needs, without executing anything.
+fn make_cache(confined: &Confined, changes: &mut Changes<'_>, plan: &Plan) -> Result<()> {
+    let first: Vec<_> = plan.left_out().iter().map(String::as_str).collect();
+    let made = engine::full(confined.root(), &first, &mut &*confined).context("make cache")?;
+    changes.finish(Path::new(engine::CACHE), &made.cache)
 }
 
 struct Clock {

@@ -89,6 +89,17 @@ pub enum OnFailure {
     Warn,
 }
 
+/// Who makes the cache.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Engine {
+    /// This program, by looking through every directory that the linker searches. Nothing is executed.
+    #[default]
+    Native,
+    /// The host's ldconfig.
+    Ldconfig,
+}
+
 /// What a hook does whose sandbox is not complete, because the kernel or whoever started it refuses a part.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -106,6 +117,9 @@ pub struct Update {
     /// Directory of the container to add to its linker configuration; may be repeated or comma-separated
     #[arg(long = "folder", value_name = "DIR", value_delimiter = ',', action = clap::ArgAction::Append)]
     dirs: Vec<LibDir>,
+    /// Who makes the cache
+    #[arg(long, value_enum, default_value_t, overrides_with = "engine")]
+    engine: Engine,
     /// Host path of ldconfig; a leading @ is dropped, and PATH.real is preferred where there is one
     #[arg(long, value_name = "PATH", default_value = Update::LDCONFIG, value_parser = host_path)]
     ldconfig_path: PathBuf,
@@ -127,6 +141,7 @@ impl Default for Update {
     fn default() -> Self {
         Self {
             dirs: Vec::new(),
+            engine: Engine::default(),
             ldconfig_path: Self::LDCONFIG.into(),
             on_failure: OnFailure::default(),
             sandbox: Sandbox::default(),
@@ -155,6 +170,12 @@ impl Update {
             self.dirs.push(dir);
         }
         Ok(())
+    }
+
+    /// The same update by another engine.
+    pub fn with_engine(mut self, engine: Engine) -> Self {
+        self.engine = engine;
+        self
     }
 
     /// The same update with the host path of ldconfig replaced.
@@ -190,6 +211,11 @@ impl Update {
     /// The directories to add, in search order, each once.
     pub fn dirs(&self) -> &[LibDir] {
         &self.dirs
+    }
+
+    /// Who makes the cache.
+    pub fn engine(&self) -> Engine {
+        self.engine
     }
 
     /// Host path of ldconfig as it was given.
@@ -228,6 +254,9 @@ impl Update {
     pub fn to_args(&self) -> Vec<String> {
         let default = Self::default();
         let mut args = Vec::new();
+        if self.engine != default.engine {
+            args.push("--engine=ldconfig".to_owned());
+        }
         if self.on_failure != default.on_failure {
             args.push("--on-failure=warn".to_owned());
         }
@@ -269,6 +298,7 @@ mod tests {
             .with_on_failure(OnFailure::Warn)
             .with_ldconfig_path("/usr/sbin/ldconfig")
             .with_sandbox(Sandbox::Strict)
+            .with_engine(Engine::Ldconfig)
             .with_report_dir("/run/elsewhere")
             .with_timeout(3);
         for dir in ["/b", "/a with blank/lib", "/usr/local/nvidia/lib64"] {

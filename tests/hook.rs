@@ -168,7 +168,7 @@ fn the_drop_ins_have_what_is_new_and_the_containers_own_directories() -> Result<
 #[test]
 fn a_hook_that_fails_stops_the_container_or_warns() -> Result<()> {
     everywhere(|host, runtime| {
-        let args = [&folder(), "--ldconfig-path=/nowhere/ldconfig"];
+        let args = ["--engine=ldconfig", "--ldconfig-path=/nowhere/ldconfig"];
         let failed = Bundle::new(host)?.hook(&args).run(runtime, "true")?;
         ensure!(failed.code != Some(0), "{failed:?}");
         let args = [args[0], args[1], "--on-failure=warn"];

@@ -156,7 +156,7 @@ fn bad_ldconfigs_are_refused() -> Result<()> {
     let bundle = Bundle::new()?;
     let program = bundle.path("ldconfig");
     let path = program.display().to_string();
-    let args = ["--ldconfig-path", &*path];
+    let args = ["--engine=ldconfig", "--ldconfig-path", &*path];
     bundle.refused(&args, FAILED, &format!("open ldconfig {path}"))?;
     fs::write(&program, format!("#!/bin/sh\n{}", "#".repeat(100)))?;
     fs::set_permissions(&program, fs::Permissions::from_mode(0o755))?;

@@ -54,8 +54,8 @@ impl Conf<'_> {
             for pattern in patterns.split(|byte| matches!(byte, b' ' | b'\t')) {
                 self.include(pattern, path, depth)?;
             }
-        } else if !line.is_empty()
-            && !(line.get(..5).is_some_and(|word| word.eq_ignore_ascii_case(b"hwcap")) && blank(5))
+        } else if !(line.is_empty()
+            || line.get(..5).is_some_and(|word| word.eq_ignore_ascii_case(b"hwcap")) && blank(5))
         {
             ensure!(self.lines.len() < MAX_LINES, "ld.so.conf has more than {MAX_LINES} lines");
             self.lines.push(line.to_owned());

@@ -66,10 +66,6 @@ impl Found {
         Ok((start, u32::try_from(self.text.len())?))
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.lines.len()
-    }
-
     /// The entries, each with the rank of its directory.
     pub(super) fn entries<'a>(
         &'a self,

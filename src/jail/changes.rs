@@ -4,7 +4,7 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -13,10 +13,11 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, ResolveFlag, openat, renameat};
 use nix::sys::stat::{FchmodatFlags, Mode, SFlag, fchmod, fchmodat, fstatat, mkdirat};
-use nix::unistd::{UnlinkatFlags, unlinkat};
+use nix::unistd::{UnlinkatFlags, symlinkat, unlinkat};
 
 use super::Confined;
-use crate::root::kind;
+use crate::engine::Links;
+use crate::root::{Dir, kind};
 
 /// Most bytes of a file that is kept to be put back; ours have a few hundred.
 const LIMIT: u64 = 1 << 20;
@@ -108,6 +109,20 @@ impl<'a> Changes<'a> {
         }
     }
 
+    /// Replaces a file as a whole, mode 0644, as the last change of all: either it is done or all is to be put back.
+    ///
+    /// It is not synchronized to the disk: a container's root does not outlive the machine's crash.
+    pub fn finish(&mut self, path: &Path, bytes: &[u8]) -> Result<()> {
+        self.expect_no_directory(path)?;
+        let same = self.kind(path)? == Some(SFlag::S_IFREG)
+            && self
+                .confined
+                .root()
+                .read(path, bytes.len() as u64)
+                .is_ok_and(|before| before.as_deref() == Some(bytes));
+        if same { Ok(()) } else { self.replace(path, bytes) }
+    }
+
     /// Puts everything back, the last change first.
     pub fn undo(mut self) -> Result<()> {
         while let Some(undo) = self.undo.pop() {
@@ -195,4 +210,15 @@ fn write_new(dir: &OwnedFd, name: &str, bytes: &[u8]) -> Result<()> {
 
 fn mode(bits: u32) -> Mode {
     Mode::from_bits_truncate(bits)
+}
+
+/// SONAME links: those of a library's own directory, which the engine has open.
+impl Links for &Confined {
+    fn make(&mut self, dir: &Dir, name: &[u8], target: &[u8]) -> io::Result<()> {
+        Ok(symlinkat(OsStr::from_bytes(target), dir, OsStr::from_bytes(name))?)
+    }
+
+    fn remove(&mut self, dir: &Dir, name: &[u8]) -> io::Result<()> {
+        Ok(unlinkat(dir, OsStr::from_bytes(name), UnlinkatFlags::NoRemoveDir)?)
+    }
 }
