@@ -46,13 +46,14 @@ impl FromStr for LibDir {
         if let Some(odd) = text.chars().find(|c| c.is_control() || "#=,".contains(*c)) {
             bail!("folder {text:?} contains {odd:?}");
         }
-        ensure!(!text.ends_with(' '), "folder {text:?} ends with a blank");
         let mut path = String::with_capacity(text.len());
         for part in text.split('/').filter(|part| !part.is_empty() && *part != ".") {
             ensure!(part != "..", "folder {text:?} contains ..");
             path.push('/');
             path.push_str(part);
         }
+        // Of the result, for "/a /" would become one that is refused when it arrives.
+        ensure!(!path.ends_with(' '), "folder {text:?} ends with a blank");
         Ok(Self(if path.is_empty() { "/".into() } else { path }))
     }
 }
@@ -332,6 +333,8 @@ mod tests {
             ("/a=libc6", "contains '='"),
             ("/a,b", "contains ','"),
             ("/a ", "ends with a blank"),
+            ("/a /", "ends with a blank"),
+            ("/a /./", "ends with a blank"),
         ] {
             let error = folder.parse::<LibDir>().unwrap_err().to_string();
             assert!(error.contains(reason), "{folder:?}: {error}");
