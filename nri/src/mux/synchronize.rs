@@ -163,9 +163,12 @@ impl Head {
     }
 
     fn feed(&mut self, input: &mut &[u8], out: &mut Vec<u8>) -> Result<Option<State>, Violation> {
-        let before = *input;
-        let payload = self.find_payload(input)?;
-        self.raw.extend_from_slice(&before[..before.len() - input.len()]);
+        // No more than up to the limit, so that what is decided does not depend on how the bytes
+        // come in.
+        let (before, _) = input.split_at(input.len().min(MAX_HEAD + 1 - self.raw.len()));
+        let mut rest = before;
+        let payload = self.find_payload(&mut rest)?;
+        self.raw.extend_from_slice(split(input, before.len() - rest.len()));
         match payload {
             // An empty payload holds nothing to take out.
             Some(len) if len > 0 && self.is_synchronize() => {

@@ -173,6 +173,23 @@ fn fields_may_come_in_any_order() {
 }
 
 #[test]
+fn a_long_head_is_left_to_the_service_however_it_is_split() {
+    let (service, method) = (field(1, SERVICE.as_bytes()), field(2, METHOD.as_bytes()));
+    let payload = field(3, &field(1, &field(1, b"p")));
+    // The payload begins before and right behind the limit; the length of the padding has two digits.
+    let fixed = MESSAGE_HEADER + service.len() + method.len() + 3;
+    for (room, filtered) in [(2, true), (1, true), (0, false), (100, true)] {
+        let padding = field(9, &vec![b'x'; MAX_HEAD - fixed - room]);
+        let request = [&service[..], &method, &padding, &payload].concat();
+        let input = message(1, REQUEST, &request);
+        for size in [1, 2, 100, MAX_HEAD, input.len()] {
+            let seen = filter(&input, size).unwrap();
+            assert_eq!(seen.existing.len(), usize::from(filtered), "room {room}, pieces of {size}");
+        }
+    }
+}
+
+#[test]
 fn a_huge_item_is_passed_over() {
     let most = MAX_ITEM as usize;
     // An id of 1 MiB less the four bytes of its own key and length makes an item of 1 MiB.
