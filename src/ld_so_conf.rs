@@ -21,12 +21,18 @@ const CONF_DIR: &str = "/etc/ld.so.conf.d";
 const FIRST: &str = "/etc/ld.so.conf.d/00-nvcr-ldcache.conf";
 const LAST: &str = "/etc/ld.so.conf.d/zz-nvcr-ldcache.conf";
 
-/// What a whole configuration may cost to read: an image has one of a few hundred bytes.
+/// How our files begin. They are known by it, too, for a link or a pattern may give them another name.
+const MARK: &str = "# nri-ldcache: ";
+
+/// What a configuration may cost to read, each file and all of them: an image has one of a few hundred bytes.
 const FILE_LIMIT: u64 = 1 << 20;
+const TOTAL_LIMIT: usize = 4 << 20;
 const MAX_FILES: usize = 1000;
 const MAX_MATCHES: usize = 10_000;
 /// ldconfig follows includes until it runs out of descriptors.
 const MAX_DEPTH: usize = 32;
+/// No path is longer (`PATH_MAX`, limits.h), and so is none that a longer pattern matches.
+const MAX_PATTERN: usize = 4096;
 
 /// What is to be written for a container's linker to search more directories.
 #[derive(Debug, PartialEq, Eq)]
@@ -92,7 +98,7 @@ impl Plan {
 
 fn text(what: &str, dirs: &[impl AsRef<str>]) -> String {
     let dirs: Vec<_> = dirs.iter().map(AsRef::as_ref).collect();
-    format!("# nri-ldcache: {what}\n{}\n", dirs.join("\n"))
+    format!("{MARK}{what}\n{}\n", dirs.join("\n"))
 }
 
 /// The directories that the loader of a distribution searches by itself (ld.so(8); Debian's are its multiarch paths).
@@ -128,12 +134,16 @@ impl Source for Root {
 }
 
 /// What the configuration says without our own files.
+///
+/// Where ldconfig's reading is in doubt, a directory is not in here: one that is added twice is searched all the same.
 #[derive(Debug, Default)]
 struct Conf {
     /// In order, each once.
     dirs: Vec<String>,
     includes_ours: bool,
+    known: HashSet<String>,
     seen: HashSet<Vec<u8>>,
+    bytes: usize,
     matches: usize,
 }
 
@@ -146,14 +156,15 @@ impl Conf {
 
     /// The directories that are searched neither by configuration nor by nature.
     fn missing<'a>(&self, dirs: &'a [LibDir], system: &[&str]) -> Vec<&'a str> {
-        let known = |dir: &str| self.dirs.iter().any(|known| known == dir) || system.contains(&dir);
+        let known = |dir: &str| self.known.contains(dir) || system.contains(&dir);
         dirs.iter().map(LibDir::as_str).filter(|dir| !known(dir)).collect()
     }
 
-    /// Reads one file as glibc's `parse_conf` does (elf/ldconfig.c): a `#` ends a line, blanks before and behind do not
-    /// count, `include` takes several patterns.
+    /// Reads one file as glibc's `parse_conf` does (elf/ldconfig.c): a `#` or a NUL ends a line; blanks before it do not
+    /// count, and behind it only those of a directory; `include` takes several patterns, and is written in small letters.
     fn file(&mut self, source: &impl Source, path: &[u8], depth: usize) -> Result<()> {
-        if path == FIRST.as_bytes() || path == LAST.as_bytes() {
+        let name = path.rsplit(|byte| *byte == b'/').next();
+        if [FIRST, LAST].iter().any(|ours| name == ours.as_bytes().rsplit(|b| *b == b'/').next()) {
             return Ok(());
         }
         if depth > MAX_DEPTH || !self.seen.insert(path.to_owned()) {
@@ -161,11 +172,17 @@ impl Conf {
         }
         ensure!(self.seen.len() <= MAX_FILES, "{CONF} includes more than {MAX_FILES} files");
         let Some(text) = source.read(path)? else { return Ok(()) };
+        self.bytes += text.len();
+        ensure!(self.bytes <= TOTAL_LIMIT, "{CONF} includes more than {TOTAL_LIMIT} bytes");
+        if text.starts_with(MARK.as_bytes()) {
+            return Ok(());
+        }
         for line in text.split(|byte| *byte == b'\n') {
-            let line = line.split(|byte| *byte == b'#').next().unwrap_or_default().trim_ascii();
+            let line = line.split(|byte| b"#\0".contains(byte)).next().unwrap_or_default();
+            let line = &line[line.iter().position(|byte| !is_space(byte)).unwrap_or(line.len())..];
             let mut words = line.split(|byte| matches!(byte, b' ' | b'\t'));
             let word = words.next().unwrap_or_default();
-            if word.len() < line.len() && word.eq_ignore_ascii_case(b"include") {
+            if word.len() < line.len() && word == b"include" {
                 for pattern in words.filter(|pattern| !pattern.is_empty()) {
                     self.include(source, path, pattern, depth)?;
                 }
@@ -179,9 +196,10 @@ impl Conf {
     /// Takes a line that is a directory. `DIR=TYPE` is one for older versions of glibc and none for newer ones; a directory
     /// that is added twice does no harm, and one that is not added at all does.
     fn dir(&mut self, line: &[u8]) {
-        let dir = str::from_utf8(line).ok().and_then(|line| line.parse::<LibDir>().ok());
-        if let Some(dir) = dir.filter(|dir| !self.dirs.iter().any(|known| known == dir.as_str())) {
-            self.dirs.push(dir.as_str().to_owned());
+        let end = line.iter().rposition(|byte| !is_space(byte)).map_or(0, |last| last + 1);
+        let dir = str::from_utf8(&line[..end]).ok().and_then(|line| line.parse::<LibDir>().ok());
+        if let Some(dir) = dir.filter(|dir| self.known.insert(dir.to_string())) {
+            self.dirs.push(dir.to_string());
         }
     }
 
@@ -198,6 +216,10 @@ impl Conf {
         } else {
             [base, b"/", pattern].concat()
         };
+        // With a slash behind it, it means directories.
+        if pattern.len() >= MAX_PATTERN || pattern.ends_with(b"/") {
+            return Ok(());
+        }
         self.expect_ours(&pattern);
         for path in self.expand(source, &pattern)? {
             self.file(source, &path, depth + 1)?;
@@ -221,15 +243,18 @@ impl Conf {
     /// Expands a pattern as glob(3) does: component by component, sorted.
     fn expand(&mut self, source: &impl Source, pattern: &[u8]) -> Result<Vec<Vec<u8>>> {
         let mut paths = vec![Vec::new()];
+        // The components since the last one with a wildcard.
+        let mut plain = Vec::new();
         for part in pattern.split(|byte| *byte == b'/').filter(|part| !part.is_empty()) {
+            if !glob::is_pattern(part) {
+                plain.extend([b"/", part].concat());
+                continue;
+            }
             let mut next = Vec::new();
             for path in paths {
-                if !glob::is_pattern(part) {
-                    next.push([&path, &b"/"[..], part].concat());
-                    continue;
-                }
+                let path = [path, plain.clone()].concat();
                 let names = source.list(if path.is_empty() { b"/" } else { &path })?;
-                self.matches += names.len();
+                self.matches += 1 + names.len();
                 ensure!(
                     self.matches <= MAX_MATCHES,
                     "include {} looks at more than {MAX_MATCHES} names",
@@ -240,9 +265,15 @@ impl Conf {
                 next.extend(names.map(|name| [&path, &b"/"[..], name].concat()));
             }
             paths = next;
+            plain.clear();
         }
-        Ok(paths)
+        Ok(paths.into_iter().map(|path| [path, plain.clone()].concat()).collect())
     }
+}
+
+/// isspace(3) of the C locale.
+fn is_space(byte: &u8) -> bool {
+    matches!(byte, b' ' | b'\t'..=b'\r')
 }
 
 #[cfg(test)]
@@ -278,18 +309,18 @@ mod tests {
     fn lines_are_read_as_ldconfig_reads_them() {
         let conf = conf(&[(
             "/etc/ld.so.conf",
-            "/a\n  /b/ # why\n\t/c//d\t\r\n#/e\nhwcap 0 nosegneg\n/f=libc6\n/g h\nrelative\n",
+            "/a\n  /b/ # why\n\t/c//d\t\r\n#/e\nhwcap 0 nosegneg\n/f=libc6\n/g h\nrelative\n\x0b/i\0/j\n/k\u{a0}\n",
         )]);
         let mut found: Vec<_> = conf.dirs.iter().map(String::as_str).collect();
         found.sort();
-        assert_eq!(found, ["/a", "/b", "/c/d", "/g h"]);
+        assert_eq!(found, ["/a", "/b", "/c/d", "/g h", "/i", "/k\u{a0}"]);
         assert!(!conf.includes_ours);
     }
 
     #[test]
     fn includes_are_globbed_relative_and_several() {
         let conf = conf(&[
-            ("/etc/ld.so.conf", "include ld.so.conf.d/*.conf\t/opt/*/x.conf\nINCLUDE /etc/one\n"),
+            ("/etc/ld.so.conf", "include ld.so.conf.d/*.conf\t/opt/*/x.conf\ninclude /etc/one\n"),
             ("/etc/ld.so.conf.d/a.conf", "/a\n"),
             ("/etc/ld.so.conf.d/.hidden.conf", "/hidden\n"),
             ("/etc/ld.so.conf.d/b.txt", "/txt\n"),
@@ -300,6 +331,48 @@ mod tests {
         found.sort();
         assert_eq!(found, ["/a", "/one", "/p"]);
         assert!(conf.includes_ours);
+    }
+
+    /// Each was seen with ldconfig of glibc 2.36, which says so with `-v`.
+    #[test]
+    fn what_ldconfig_does_not_include_is_not_known() {
+        for include in [
+            "INCLUDE /etc/ld.so.conf.d/*.conf",
+            "include /etc/ld.so.conf.d/*.conf\r",
+            "include /etc/ld.so.conf.d/a.conf/ /etc/ld.so.conf.d/00-nvcr-ldcache.conf/",
+        ] {
+            let conf = conf(&[
+                ("/etc/ld.so.conf", include.to_owned().leak()),
+                ("/etc/ld.so.conf.d/a.conf", "/a\n"),
+            ]);
+            assert!(conf.dirs.is_empty() && !conf.includes_ours, "{include:?}: {conf:?}");
+        }
+    }
+
+    #[test]
+    fn our_files_are_known_by_any_name() {
+        let ours = text("added for this container", &["/new".to_owned()]);
+        let conf = conf(&[
+            ("/etc/ld.so.conf", "include /etc/./ld.so.conf.d/*.conf /etc/link\n"),
+            ("/etc/./ld.so.conf.d/00-nvcr-ldcache.conf", "/new\n"),
+            ("/etc/link", ours.leak()),
+        ]);
+        assert!(conf.dirs.is_empty(), "{conf:?}");
+    }
+
+    #[test]
+    fn long_configurations_end_soon() {
+        let deep = format!("include {}\n", "/a".repeat(500_000));
+        conf(&[("/etc/ld.so.conf", deep.leak())]);
+        let lines = (0..).map(|number| format!("/{number:x}\n"));
+        let many: String = lines.take(130_000).collect();
+        assert_eq!(conf(&[("/etc/ld.so.conf", many.leak())]).dirs.len(), 130_000);
+        let large: &str = "/dir\n".repeat((1 << 20) / 5).leak();
+        let names = ["/etc/a", "/etc/b", "/etc/c", "/etc/d", "/etc/e"];
+        let main = ("/etc/ld.so.conf", "include /etc/a /etc/b /etc/c /etc/d /etc/e\n");
+        let files = names.into_iter().map(|name| (name, large)).chain([main]);
+        let error = Conf::read(&files.collect::<BTreeMap<_, _>>()).unwrap_err().to_string();
+        assert!(error.contains("more than 4194304 bytes"), "{error}");
     }
 
     #[test]
