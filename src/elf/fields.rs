@@ -90,7 +90,9 @@ impl<'a, B: ReadAt + ?Sized> Head<'a, B> {
 
     /// Reads as many bytes as there are.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
-        let end = offset.checked_add(buffer.len() as u64).ok_or(Refused::Truncated)?;
+        let end = offset.checked_add(buffer.len() as u64);
+        // No file ends behind the largest off_t, and pread(2) takes no larger one.
+        let end = end.filter(|end| i64::try_from(*end).is_ok()).ok_or(Refused::Truncated)?;
         // A head that is not full is the whole file.
         if end <= self.filled as u64 || self.filled < HEAD {
             let head = self.head.get(..self.filled).unwrap_or_default();

@@ -86,6 +86,21 @@ fn other_files_are_refused_with_their_reason() {
 }
 
 #[test]
+fn offsets_that_no_file_has_are_behind_its_end() {
+    let mut library = library(b"libx.so.1", None);
+    library.resize(2 * HEAD, 0);
+    let mut file = tempfile::tempfile().unwrap();
+    for offset in [u64::MAX, u64::MAX - 100, i64::MAX as u64, 1 << 63] {
+        put(&mut library, 32, &offset.to_ne_bytes());
+        std::io::Seek::rewind(&mut file).unwrap();
+        std::io::Write::write_all(&mut file, &library).unwrap();
+        for found in [read(&library), Library::read(&file, Arch::X86_64)] {
+            assert_eq!(found.unwrap_err().to_string(), "truncated", "{offset:#x}");
+        }
+    }
+}
+
+#[test]
 fn no_damage_is_a_panic() {
     let whole = library(b"libx.so.1", Some(7));
     for at in 0..whole.len() {
