@@ -3,6 +3,9 @@
 //! [`full`] does what ldconfig does: it looks through every directory that the linker searches, and the cache that it
 //! makes is byte for byte that of the ldconfig of the container's own glibc.
 //!
+//! [`incremental`] makes the same from the image's cache, and looks only into directories of which that does not know
+//! all. An image has hundreds of libraries, and on lazily pulled ones each comes over the network when it is opened.
+//!
 //! Nothing here writes. Links go through [`Links`], and the cache is returned.
 
 use std::path::Path;
@@ -14,10 +17,12 @@ pub use links::{Links, NoLinks};
 
 use crate::ld_so_cache::{self, Cache};
 use crate::root::Root;
+use base::Base;
 use found::{Found, Label};
 use search::Search;
 use search_path::SearchPath;
 
+mod base;
 mod choice;
 mod conf;
 mod found;
@@ -43,10 +48,14 @@ pub struct Made {
     pub cache: Vec<u8>,
     /// Its entries.
     pub entries: usize,
+    /// Directories that were looked through.
+    pub searched: usize,
     /// Files of libraries that were opened.
     pub opened: usize,
     /// Links that were made, changed or removed.
     pub links: usize,
+    /// Why the image's cache was no base, where one was wanted.
+    pub fallback: Option<String>,
 }
 
 /// Makes the cache of everything that the linker searches: `first`, then what the configuration says.
@@ -55,21 +64,63 @@ pub fn full(root: &Root, first: &[&str], links: &mut dyn Links) -> Result<Made> 
     let generator = before.as_deref().and_then(|file| Cache::parse(file).ok()?.generator());
     let glibc = Glibc::of(root).or_generator(generator);
     drop(before);
+    let path = search_path(root, &glibc, first)?;
+    build(Search::new(root, &glibc, links), path, &Base::default())
+}
+
+/// Makes the same cache as [`full`] if the image's was current, and reads only what that does not know: directories
+/// that are new in the configuration, lie on a mount, or were changed after the cache was; and of `added`, where a runtime
+/// put files, those files that no entry speaks of.
+///
+/// Without a cache that can be relied on it is [`full`], and the reason is told.
+pub fn incremental(
+    root: &Root,
+    first: &[&str],
+    added: &[&str],
+    links: &mut dyn Links,
+) -> Result<Made> {
+    let file = root.read(Path::new(CACHE), CACHE_LIMIT);
+    let file = file.map_err(|error| format!("{error:#}"));
+    let fallback = match file.and_then(|file| file.ok_or("the image has none".to_owned())) {
+        Err(reason) => reason,
+        Ok(file) => {
+            let cache = Cache::parse(&file).map_err(|error| error.to_string());
+            let generator = cache.as_ref().ok().and_then(Cache::generator);
+            let glibc = Glibc::of(root).or_generator(generator);
+            let path = search_path(root, &glibc, first)?;
+            match cache.and_then(|cache| Base::new(root, &glibc, &path, cache, added)) {
+                Ok(base) => return build(Search::new(root, &glibc, links), path, &base),
+                Err(reason) => reason,
+            }
+        }
+    };
+    Ok(Made { fallback: Some(fallback), ..full(root, first, links)? })
+}
+
+fn search_path(root: &Root, glibc: &Glibc, first: &[&str]) -> Result<SearchPath> {
     let first: Vec<_> = first.iter().map(|dir| dir.as_bytes()).collect();
-    let mut path = SearchPath::of(root, &glibc, &first)?;
-    let mut found = Found::default();
-    let mut search = Search { root, glibc: &glibc, links, opened: 0, changed: 0 };
+    SearchPath::of(root, glibc, &first)
+}
+
+/// Looks through the directories that the base does not keep, and puts all together.
+fn build(mut search: Search<'_>, mut path: SearchPath, base: &Base<'_>) -> Result<Made> {
+    let (root, glibc) = (search.root, search.glibc);
+    let (mut found, mut searched, mut rank) = (Found::default(), 0, 0);
     // Grows while it is gone through.
-    let mut rank = 0;
     while let Some(dir) = path.dirs.get(rank).cloned() {
-        let legacy = search.dir(&dir, label(&path, &glibc, rank)?, &mut found)?;
-        legacy.iter().try_for_each(|name| path.add_legacy(root, rank, name))?;
+        if !base.keeps(rank) {
+            let label = label(&path, glibc, rank)?;
+            let legacy = search.dir(&dir, label, &mut found, base.known(rank))?;
+            legacy.iter().try_for_each(|name| path.add_legacy(root, rank, name))?;
+            searched += 1;
+        }
         rank += 1;
     }
-    let (opened, changed) = (search.opened, search.changed);
-    let entries = sorted::entries(found.entries(&path.subdirectories));
-    let cache = write(&entries, &path, &glibc)?;
-    Ok(Made { cache, entries: entries.len(), opened, links: changed })
+    let entries = base.entries().chain(found.entries(&path.subdirectories));
+    let entries = sorted::entries(entries);
+    let cache = write(&entries, &path, glibc)?;
+    let (opened, links) = (search.opened, search.changed);
+    Ok(Made { cache, entries: entries.len(), searched, opened, links, fallback: None })
 }
 
 /// What all entries of a directory have in common.

@@ -49,6 +49,7 @@ mod capabilities;
 mod changes;
 mod landlock;
 mod limits;
+mod links;
 mod mount_setattr;
 mod mountinfo;
 mod process;

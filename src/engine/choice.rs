@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use anyhow::{Result, ensure};
 
 use super::legacy;
-use super::listing::{Listing, contains};
+use super::listing::Listing;
 use crate::elf::ANY_LIBC;
 use crate::ld_so_cache::libcmp;
 
@@ -27,7 +27,7 @@ pub(super) enum Soname {
     Said(u32, u32),
     /// It has none: it is the file's.
     File,
-    /// An a.out file's is the file's up to the major version.
+    /// An a.out file's is one of the file's, up to the major version.
     Major,
 }
 
@@ -102,8 +102,7 @@ impl Choice {
         let name = listing.name(at);
         let mut soname = match told.soname {
             Soname::Said(start, end) => (start, end),
-            Soname::File => self.keep(name)?,
-            Soname::Major => self.keep(major(name))?,
+            Soname::File | Soname::Major => self.keep(name)?,
         };
         let said = text(&self.text, soname);
         let is_link = listing.is_link(at)
@@ -124,17 +123,6 @@ fn replace(best: &mut Chosen, new: Chosen, listing: &Listing) {
     if (!new.is_link && best.is_link) || (new.is_link == best.is_link && newer()) {
         *best = Chosen { soname: best.soname, flags: legacy::merge(best.flags, new.flags), ..new };
     }
-}
-
-/// `libx.so.1` of `libx.so.1.2` (`implicit_soname`, elf/readlib.c).
-fn major(name: &[u8]) -> &[u8] {
-    if !contains(name, b".so.") {
-        return name;
-    }
-    let start = name.windows(4).position(|part| part == b".so.").unwrap_or(0) + 4;
-    let rest = name.get(start..).unwrap_or_default();
-    let end = rest.iter().position(|byte| *byte == b'.').map_or(name.len(), |dot| start + dot);
-    name.get(..end).unwrap_or(name)
 }
 
 fn text(text: &[u8], (start, end): (u32, u32)) -> &[u8] {

@@ -1,5 +1,6 @@
 //! [`Search`]: looks through one directory as `search_dir` of ldconfig does (elf/ldconfig.c).
 
+use std::collections::HashMap;
 use std::io;
 
 use anyhow::{Context, Result};
@@ -25,6 +26,9 @@ pub(super) struct Search<'a> {
     pub(super) changed: usize,
 }
 
+/// Entries of a directory by name, which is also that of the file or link, with their flags.
+pub(super) type Known<'a> = HashMap<&'a [u8], i32>;
+
 /// One directory while it is looked through.
 pub(super) struct Place<'a> {
     path: &'a [u8],
@@ -41,23 +45,30 @@ impl Place<'_> {
     }
 }
 
-impl Search<'_> {
+impl<'a> Search<'a> {
+    pub(super) fn new(root: &'a Root, glibc: &'a Glibc, links: &'a mut dyn Links) -> Self {
+        Self { root, glibc, links, opened: 0, changed: 0 }
+    }
+
     /// Adds the libraries of a directory to `found`, makes their links, and returns its legacy subdirectories.
+    ///
+    /// What is `known` of it is not read again.
     pub(super) fn dir(
         &mut self,
         searched: &SearchDir,
         label: Label,
         found: &mut Found,
+        known: Option<&Known<'_>>,
     ) -> Result<Vec<Vec<u8>>> {
         let Some(mut dir) = self.root.dir(&searched.path)? else { return Ok(Vec::new()) };
         let listing = Listing::read(&mut dir, self.filter(searched));
         let name = || format!("search {}", String::from_utf8_lossy(&searched.path));
         let listing = listing.with_context(name)?;
         let index = listing.index();
-        let (path, leads) = (searched.path.as_slice(), vec![None; listing.len()]);
+        let (path, leads) = (searched.path.as_slice(), Vec::new());
         let mut place = Place { path, dir: &dir, listing: &listing, index: &index, leads };
         let mut choice = Choice::default();
-        let told = self.read(&mut place, &mut choice).with_context(name)?;
+        let told = self.read(&mut place, &mut choice, known).with_context(name)?;
         choice.make(&listing, &told, searched.flags).with_context(name)?;
         drop(told);
         self.emit(searched, &place, &choice, label, found).with_context(name)?;
@@ -72,26 +83,70 @@ impl Search<'_> {
         }
     }
 
-    /// Reads the files, each once, and then finds out where the links lead.
-    fn read(&mut self, place: &mut Place<'_>, choice: &mut Choice) -> Result<Vec<Option<Told>>> {
+    /// Finds out where links lead, takes what is known, and reads the other files, each once.
+    fn read(
+        &mut self,
+        place: &mut Place<'_>,
+        choice: &mut Choice,
+        known: Option<&Known<'_>>,
+    ) -> Result<Vec<Option<Told>>> {
         let listing = place.listing;
+        let all = 0..listing.len();
+        let follow = |at| listing.follow(place.dir, place.index, at);
+        place.leads = all.clone().map(follow).collect();
         let mut told = vec![None; listing.len()];
-        let files = |is_link| (0..listing.len()).filter(move |at| listing.is_link(*at) == is_link);
-        for at in files(false) {
-            let read = self.file(place.dir.file(listing.name(at)), choice)?;
-            told.get_mut(at).into_iter().for_each(|told| *told = read);
-            place.leads.get_mut(at).into_iter().for_each(|lead| *lead = Some(at));
+        if let Some(known) = known {
+            self.assume(place, known, choice, &mut told)?;
         }
-        for at in files(true) {
-            let lead = listing.follow(place.dir, place.index, at);
-            let read = match lead {
-                Some(file) => told.get(file).copied().flatten(),
-                None => self.outside(place, listing.name(at), choice)?,
-            };
-            told.get_mut(at).into_iter().for_each(|told| *told = read);
-            place.leads.get_mut(at).into_iter().for_each(|place| *place = lead);
+        for at in all.clone().filter(|at| !listing.is_link(*at)) {
+            if told.get(at).is_some_and(Option::is_none) {
+                let read = self.file(place.dir.file(listing.name(at)), choice)?;
+                told.get_mut(at).into_iter().for_each(|told| *told = read);
+            }
         }
+        for at in all.filter(|at| listing.is_link(*at)) {
+            if told.get(at).is_some_and(Option::is_none) {
+                let read = match place.leads.get(at).copied().flatten() {
+                    Some(file) => told.get(file).copied().flatten(),
+                    None => self.outside(place, listing.name(at), choice)?,
+                };
+                told.get_mut(at).into_iter().for_each(|told| *told = read);
+            }
+        }
+        name_aouts(place, &mut told, choice)?;
         Ok(told)
+    }
+
+    /// Takes over what a cache says of this directory: its entries, and that the file to which links with entries lead is
+    /// called as the longest of them (the others are for the linker of compilers, and lack the version).
+    fn assume(
+        &self,
+        place: &Place<'_>,
+        known: &Known<'_>,
+        choice: &mut Choice,
+        told: &mut [Option<Told>],
+    ) -> Result<()> {
+        let names = |at: &usize| known.get_key_value(place.listing.name(*at));
+        let mut targets: HashMap<usize, (&[u8], i32)> = HashMap::new();
+        for at in 0..place.listing.len() {
+            let Some((name, flags)) = names(&at) else { continue };
+            match place.leads.get(at).copied().flatten() {
+                // It leads out of the listing, or nowhere, which is to be seen again.
+                None if self.root.id(&place.path(name)).is_none() => continue,
+                Some(file) if file != at && names(&file).is_none() => {
+                    let best = targets.entry(file).or_insert((name, *flags));
+                    if best.0.len() < name.len() {
+                        *best = (name, *flags);
+                    }
+                }
+                _ => {}
+            }
+            tell(told, at, choice.keep(name)?, *flags);
+        }
+        for (file, (name, flags)) in targets {
+            tell(told, file, choice.keep(name)?, flags);
+        }
+        Ok(())
     }
 
     /// Reads what a link leads to that is not in the listing; one that leads nowhere is removed if it has a version.
@@ -165,4 +220,35 @@ impl Search<'_> {
         }
         Ok(())
     }
+}
+
+fn tell(told: &mut [Option<Told>], at: usize, (start, end): (u32, u32), flags: i32) {
+    let new = Told { soname: Soname::Said(start, end), flags, isa_level: 0 };
+    told.get_mut(at).into_iter().for_each(|told| *told = Some(new));
+}
+
+/// Gives a.out files their names: ldconfig makes one of the first name under which it meets the file, which may be a
+/// link's, and keeps it for the others.
+fn name_aouts(place: &Place<'_>, told: &mut [Option<Told>], choice: &mut Choice) -> Result<()> {
+    let mut named: Vec<(usize, Soname)> = Vec::new();
+    for (at, told) in told.iter_mut().enumerate() {
+        let Some(Told { soname: soname @ Soname::Major, .. }) = told else { continue };
+        let lead = place.leads.get(at).copied().flatten().unwrap_or(at);
+        if let Some((_, first)) = named.iter().find(|(file, _)| *file == lead) {
+            *soname = *first;
+            continue;
+        }
+        let (start, end) = choice.keep(major(place.listing.name(at)))?;
+        *soname = Soname::Said(start, end);
+        named.push((lead, *soname));
+    }
+    Ok(())
+}
+
+/// `libx.so.1` of `libx.so.1.2` (elf/readlib.c).
+fn major(name: &[u8]) -> &[u8] {
+    let Some(start) = name.windows(4).position(|part| part == b".so.") else { return name };
+    let rest = name.get(start + 4..).unwrap_or_default();
+    let end = rest.iter().position(|byte| *byte == b'.').map_or(name.len(), |dot| start + 4 + dot);
+    name.get(..end).unwrap_or(name)
 }

@@ -8,6 +8,8 @@ use std::cmp::Ordering;
 pub(super) fn table(strings: &[&[u8]]) -> Option<(Vec<u8>, Vec<u32>)> {
     let mut order: Vec<u32> = (0..u32::try_from(strings.len()).ok()?).collect();
     let at = |index: u32| strings.get(index as usize).copied().unwrap_or_default();
+    // Those of another cache lie there in the right order already, and the sort sees that.
+    order.sort_unstable_by_key(|index| at(*index).as_ptr().addr());
     order.sort_by(|left, right| from_the_end(at(*left), at(*right)));
     let mut bytes = Vec::with_capacity(size(&order, at));
     let mut offsets = vec![0; strings.len()];

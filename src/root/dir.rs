@@ -61,6 +61,13 @@ impl Root {
         Ok(Some(Dir { stream, id, changed }))
     }
 
+    /// Does the way to a directory lead over a mount, a bind mount of the same filesystem included?
+    pub fn is_mounted(&self, path: &[u8]) -> bool {
+        let path = Path::new(OsStr::from_bytes(path));
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
+        self.open(path, flags, ResolveFlag::RESOLVE_NO_XDEV).err() == Some(Errno::EXDEV)
+    }
+
     /// Opens a file to read it, wherever links lead to it below the root.
     pub fn file(&self, path: &[u8]) -> std::io::Result<File> {
         let path = Path::new(OsStr::from_bytes(path));

@@ -1,6 +1,6 @@
 #!/bin/bash
 # Compares the caches and links of an engine with those of the ldconfig of each root, which is not changed.
-# usage: unshare -m tests/oracle.sh ORACLE ENGINE ROOT...
+# usage: unshare -m tests/oracle/run.sh ORACLE ENGINE ROOT...
 # A ROOT/.dirs lists directories to be added to the configuration, as the hook would.
 set -euo pipefail
 oracle=$1 engine=$2; shift 2
@@ -15,7 +15,7 @@ layer() {
 }
 # changes NAME: what was changed in the layer of that name but the cache; a link with its target
 changes() { (cd "$work/$1/up"; find . \( -type l -printf '%p -> %l\n' \) -o \( ! -type d -printf '%p %y\n' \) |
-    grep -v '/etc/ld.so.cache\|/aux-cache' | sort); }
+    grep -a -v '/etc/ld.so.cache\|/aux-cache' | sort); }
 
 failed=0
 printf '%-28s %-44s %8s %8s %6s  %s\n' root generator entries links opened result

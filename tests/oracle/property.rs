@@ -1,0 +1,112 @@
+//! The incremental engine makes what the full one makes, whatever is added.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context, Result, ensure};
+use nri_ldcache::engine::{self, Links, Made};
+use nri_ldcache::root::{Dir, Root};
+
+use crate::Unjailed;
+use crate::generate::{self, Random};
+
+/// Remembers changes and makes none, so that two engines see the same root.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Remembered(Vec<(u64, Vec<u8>, Option<Vec<u8>>)>);
+
+impl Links for Remembered {
+    fn make(&mut self, dir: &Dir, name: &[u8], target: &[u8]) -> io::Result<()> {
+        self.0.push((dir.id().1, name.to_owned(), Some(target.to_owned())));
+        Ok(())
+    }
+
+    fn remove(&mut self, dir: &Dir, name: &[u8]) -> io::Result<()> {
+        self.0.push((dir.id().1, name.to_owned(), None));
+        Ok(())
+    }
+}
+
+/// Checks as many seeds, with roots below `dir`.
+pub(crate) fn check(dir: &Path, seeds: u64, bases: &[String]) -> Result<()> {
+    let (mut incremental, mut opened, mut full) = (0, 0, 0);
+    for seed in 0..seeds {
+        let root = dir.join(format!("root-{seed}"));
+        let base = bases.get(seed as usize % bases.len()).context("no base")?;
+        let [ours, theirs] =
+            one(&root, Path::new(base), seed).with_context(|| format!("seed {seed}, {base}"))?;
+        incremental += u64::from(ours.fallback.is_none());
+        opened += ours.opened;
+        full += theirs.opened;
+        if let Some(reason) = ours.fallback.filter(|_| seed < 100) {
+            println!("seed {seed} fell back: {reason}");
+        }
+        fs::remove_dir_all(&root)?;
+    }
+    println!("{seeds} seeds equal, {incremental} incremental, {opened} files opened for {full}");
+    Ok(())
+}
+
+fn one(path: &Path, base: &Path, seed: u64) -> Result<[Made; 2]> {
+    let mut random = Random::new(seed);
+    generate::root(path, base, &mut random)?;
+    let root = Root::at(path)?;
+    let cache = path.join("etc/ld.so.cache");
+    // Twice, for a stale link may have been the name that a link was to be made of.
+    for _ in 0..2 {
+        fs::write(&cache, engine::full(&root, &[], &mut Unjailed)?.cache)?;
+    }
+    let written = SystemTime::now() + Duration::from_millis(20);
+    File::options().write(true).open(&cache)?.set_modified(written)?;
+    let added = add(path, &mut random, written)?;
+    let added: Vec<_> = added.iter().map(String::as_str).collect();
+    let (mut ours, mut theirs) = (Remembered::default(), Remembered::default());
+    let incremental = engine::incremental(&root, &[], &added, &mut ours)?;
+    let full = engine::full(&root, &[], &mut theirs)?;
+    if incremental.cache != full.cache {
+        fs::write(path.join("full"), &full.cache)?;
+        fs::write(path.join("incremental"), &incremental.cache)?;
+    }
+    ensure!(incremental.cache == full.cache, "caches differ");
+    ours.0.sort();
+    theirs.0.sort();
+    ensure!(ours == theirs, "links differ: {ours:?} {theirs:?}");
+    Ok([incremental, full])
+}
+
+/// Adds directories and files, as a runtime and its hooks do; returns the directories that the hook is told of.
+fn add(root: &Path, random: &mut Random, written: SystemTime) -> Result<Vec<String>> {
+    let mut told = Vec::new();
+    for dir in ["usr/local/nvidia/lib64", "opt/new/lib", "opt/last"] {
+        if random.once_in(2) {
+            let count = random.below(12);
+            generate::libraries(&root.join(dir), random, count)?;
+            let conf = random.one(&["00-nvcr", "0", "zz-nvcr", "Aa"]);
+            fs::write(
+                root.join(format!("etc/ld.so.conf.d/{conf}-ldcache{count}.conf")),
+                format!("/{dir}\n"),
+            )?;
+            told.push(format!("/{dir}"));
+        }
+    }
+    for dir in ["usr/lib/x86_64-linux-gnu", "usr/lib", "opt/a/lib", "usr/local/lib"] {
+        if !random.once_in(3) || !root.join(dir).exists() {
+            continue;
+        }
+        let count = random.below(10);
+        generate::libraries(&root.join(dir), random, count)?;
+        if random.once_in(3) {
+            symlink("liba.so.1", root.join(dir).join("liba.so")).ok();
+        }
+        // Either the change shows in the directory, or the hook is told.
+        match random.once_in(2) {
+            true => File::open(root.join(dir))?.set_modified(written + Duration::from_secs(1))?,
+            false => {
+                told.extend([format!("/{dir}"), format!("/{}", dir.trim_start_matches("usr/"))])
+            }
+        }
+    }
+    Ok(told)
+}
