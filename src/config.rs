@@ -66,7 +66,7 @@ pub struct Settings {
     /// Where the host's root is seen from here, to check the file at hook-path [default: /]
     #[arg(long, value_name = "PATH", env = "NRI_LDCACHE_HOST_ROOT")]
     pub host_root: Option<PathBuf>,
-    /// Who makes the cache [default: native]
+    /// Who makes the cache [default: auto]
     #[arg(long, value_enum, env = "NRI_LDCACHE_ENGINE")]
     pub engine: Option<Engine>,
     /// Host path of ldconfig [default: /sbin/ldconfig]

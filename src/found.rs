@@ -60,10 +60,10 @@ impl Found {
         // The loader takes the first that fits; a GPU has no driver for another architecture than the node's.
         let libcuda = entries.iter().find(|entry| entry.name == LIBCUDA).map(|entry| {
             let path = Path::new(OsStr::from_bytes(entry.path));
-            let is = match root.is_mounted(path) {
-                Some(true) => Target::Mounted,
-                Some(false) => Target::OfImage,
-                None => Target::Missing,
+            let is = match root.is_file(path) {
+                true if root.is_mounted(entry.path) => Target::Mounted,
+                true => Target::OfImage,
+                false => Target::Missing,
             };
             Library { path: path.display().to_string(), is }
         });

@@ -10,7 +10,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, anyhow};
 use serde::{Deserialize, Serialize};
 
-use crate::engine;
+use crate::engine::{self, Made};
 use crate::found::Found;
 use crate::jail::{self, Changes, Confined};
 use crate::ld_so_conf::Plan;
@@ -18,11 +18,15 @@ use crate::ldconfig::Ldconfig;
 use crate::musl;
 use crate::oci::State;
 use crate::report::Report;
-use crate::update::{Engine, Update};
+use crate::update::{Engine, LibDir, Update};
 
 /// What an update did.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Done {
+    /// Who made the cache: not who was asked, if the image's cache was no base.
+    pub engine: String,
+    /// Why that was no base.
+    pub fallback: Option<String>,
     /// Directories that the linker did not search before.
     pub added: Vec<String>,
     /// What the linker finds now; `None` if the cache could not be read back.
@@ -78,7 +82,7 @@ fn update_root(update: &Update, state: &State, end: Instant) -> Result<Done> {
     // What is executed inside is opened outside, before there is anything of the container to be met.
     let ldconfig = match update.engine() {
         Engine::Ldconfig => Some(Ldconfig::seal(update.ldconfig_path())?),
-        Engine::Native => None,
+        Engine::Auto | Engine::Incremental | Engine::Native => None,
     };
     jail::run(&rootfs, end, |refused, end| refresh(update, ldconfig.as_ref(), refused, end))
 }
@@ -104,29 +108,60 @@ fn refresh(
     let updated = configured.context("configure linker").and_then(|()| {
         clock.lap("configure");
         match ldconfig {
-            Some(ldconfig) => ldconfig.run(&confined, &mut changes, plan.left_out(), end),
-            None => make_cache(&confined, &mut changes, &plan),
+            Some(ldconfig) => {
+                ldconfig.run(&confined, &mut changes, plan.left_out(), end).map(|()| None)
+            }
+            None => make_cache(update, &confined, &mut changes, &plan).map(Some),
         }
     });
-    if let Err(error) = updated {
+    let made = match updated {
+        Ok(made) => made,
         // Half an update is worse than none: the next ldconfig in the container would finish it.
-        return Err(match changes.undo() {
-            Ok(()) => error,
-            Err(undone) => error.context(format!("put configuration back: {undone:#}")),
-        });
-    }
+        Err(error) => {
+            return Err(match changes.undo() {
+                Ok(()) => error,
+                Err(undone) => error.context(format!("put configuration back: {undone:#}")),
+            });
+        }
+    };
     clock.lap("cache");
     let found = Found::read(confined.root()).ok();
     clock.lap("check");
     let (added, refused) = (plan.added().to_vec(), confined.refused().to_vec());
-    Ok(Done { added, found, refused, steps: clock.steps })
+    let (engine, fallback) = match (made, update.engine()) {
+        (None, _) => (Engine::Ldconfig, None),
+        (Some(Made { fallback: None, .. }), Engine::Auto | Engine::Incremental) => {
+            (Engine::Incremental, None)
+        }
+        (Some(made), _) => (Engine::Native, made.fallback),
+    };
+    Ok(Done {
+        engine: engine.name().to_owned(),
+        fallback,
+        added,
+        found,
+        refused,
+        steps: clock.steps,
+    })
 }
 
 /// Makes the cache, and what links it needs, without executing anything.
-fn make_cache(confined: &Confined, changes: &mut Changes<'_>, plan: &Plan) -> Result<()> {
+fn make_cache(
+    update: &Update,
+    confined: &Confined,
+    changes: &mut Changes<'_>,
+    plan: &Plan,
+) -> Result<Made> {
     let first: Vec<_> = plan.left_out().iter().map(String::as_str).collect();
-    let made = engine::full(confined.root(), &first, &mut &*confined).context("make cache")?;
-    changes.finish(Path::new(engine::CACHE), &made.cache)
+    let added: Vec<_> = update.dirs().iter().map(LibDir::as_str).collect();
+    let (root, links) = (confined.root(), &mut &*confined);
+    let made = match update.engine() {
+        Engine::Native => engine::full(root, &first, links),
+        _ => engine::incremental(root, &first, &added, links),
+    };
+    let mut made = made.context("make cache")?;
+    changes.finish(Path::new(engine::CACHE), &std::mem::take(&mut made.cache))?;
+    Ok(made)
 }
 
 struct Clock {

@@ -242,6 +242,7 @@ impl Active {
                     .map_or_else(String::new, |found| format!("{} ({:?})", found.path, found.is));
                 tracing::info!(
                     %namespace, %pod, container = %name, id = %container.id,
+                    engine = report.engine, fallback = report.fallback.unwrap_or_default(),
                     added = report.added.join(","), libraries = found.libraries, libcuda,
                     refused = report.refused.join(", "), microseconds = report.took,
                     "updated"

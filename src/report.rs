@@ -44,6 +44,12 @@ pub struct Report {
     pub ended: u64,
     /// How long it took, in microseconds.
     pub took: u64,
+    /// Who made the cache.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub engine: String,
+    /// Why the image's cache was no base for it, where one was wanted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fallback: Option<String>,
     /// Its steps inside the jail, with their microseconds, in order.
     pub steps: Vec<(String, u64)>,
     /// Directories that the linker did not search before.
@@ -68,6 +74,8 @@ impl Report {
             reason: None,
             ended: ended.as_millis() as u64,
             took: took.as_micros() as u64,
+            engine: String::new(),
+            fallback: None,
             steps: Vec::new(),
             added: Vec::new(),
             found: None,
@@ -75,6 +83,8 @@ impl Report {
         };
         match result {
             Ok(done) => {
+                report.engine.clone_from(&done.engine);
+                report.fallback.clone_from(&done.fallback);
                 report.steps.clone_from(&done.steps);
                 report.added = done.added.iter().take(LISTED).cloned().collect();
                 report.found.clone_from(&done.found);
@@ -169,6 +179,7 @@ mod tests {
             found: Some(Found { libraries: 3, libcuda: Some(libcuda) }),
             refused: vec![],
             steps: vec![("enter".into(), 7)],
+            ..Done::default()
         };
         for result in [Ok(done), Err(anyhow!("{}", "x".repeat(5000)))] {
             let report = Report::new("c1", Duration::from_millis(5), &result);

@@ -10,7 +10,6 @@ use nix::dir::Dir as Stream;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat, openat2};
 use nix::sys::stat::{Mode, SFlag, fstat};
-use rustix::fs::{AtFlags, Statx, StatxFlags, statx};
 
 pub use dir::{Dir, Id, Kind};
 
@@ -88,17 +87,6 @@ impl Root {
         Ok(Some(bytes))
     }
 
-    /// Is the regular file at `path` on another mount than the root? `None` if there is no such file.
-    pub fn is_mounted(&self, path: &Path) -> Option<bool> {
-        let file = self.open(path, OFlag::O_PATH, ResolveFlag::empty()).ok()?;
-        let (file, root) = (status(&file)?, status(&self.dir)?);
-        let regular = kind(file.stx_mode.into()) == SFlag::S_IFREG;
-        // Linux 5.8 tells mounts apart; before, a bind mount of the same filesystem can't be told.
-        let mount =
-            |status: &Statx| (status.stx_mnt_id, status.stx_dev_major, status.stx_dev_minor);
-        regular.then(|| mount(&file) != mount(&root))
-    }
-
     /// The first bytes of a file, if it is one and has so many.
     pub fn read_start(&self, path: &Path, count: usize) -> Option<Vec<u8>> {
         let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
@@ -152,11 +140,6 @@ impl AsFd for Root {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.dir.as_fd()
     }
-}
-
-fn status(file: &OwnedFd) -> Option<Statx> {
-    let wanted = StatxFlags::TYPE | StatxFlags::MNT_ID;
-    statx(file, "", AtFlags::EMPTY_PATH, wanted).ok()
 }
 
 /// The kind of file that a mode of stat(2) tells.

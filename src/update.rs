@@ -94,11 +94,27 @@ pub enum OnFailure {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Engine {
-    /// This program, by looking through every directory that the linker searches. Nothing is executed.
+    /// The best that does: incremental, else native. Nothing is executed.
     #[default]
+    Auto,
+    /// This program, from the cache of the image, where that is valid; else native.
+    Incremental,
+    /// This program, by looking through every directory that the linker searches.
     Native,
     /// The host's ldconfig.
     Ldconfig,
+}
+
+impl Engine {
+    /// Its name on a command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Incremental => "incremental",
+            Self::Native => "native",
+            Self::Ldconfig => "ldconfig",
+        }
+    }
 }
 
 /// What a hook does whose sandbox is not complete, because the kernel or whoever started it refuses a part.
@@ -256,7 +272,7 @@ impl Update {
         let default = Self::default();
         let mut args = Vec::new();
         if self.engine != default.engine {
-            args.push("--engine=ldconfig".to_owned());
+            args.push(format!("--engine={}", self.engine.name()));
         }
         if self.on_failure != default.on_failure {
             args.push("--on-failure=warn".to_owned());

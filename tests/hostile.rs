@@ -69,7 +69,7 @@ type Outcome = fn(&Bundle<'_>, &str) -> Result<()>;
 
 fn attacked(attack: Attack, outcome: Outcome) -> Result<()> {
     everywhere(|host, runtime| {
-        let engines = ["native", "ldconfig"].into_iter();
+        let engines = ["incremental", "native", "ldconfig"].into_iter();
         engines
             .map(|engine| (engine, harmless(runtime, host, engine, attack, outcome)))
             .try_for_each(|(engine, result)| result.with_context(|| format!("engine {engine}")))

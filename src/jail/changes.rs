@@ -4,7 +4,7 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -13,11 +13,10 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, ResolveFlag, openat, renameat};
 use nix::sys::stat::{FchmodatFlags, Mode, SFlag, fchmod, fchmodat, fstatat, mkdirat};
-use nix::unistd::{UnlinkatFlags, symlinkat, unlinkat};
+use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::Confined;
-use crate::engine::Links;
-use crate::root::{Dir, kind};
+use crate::root::kind;
 
 /// Most bytes of a file that is kept to be put back; ours have a few hundred.
 const LIMIT: u64 = 1 << 20;
@@ -210,15 +209,4 @@ fn write_new(dir: &OwnedFd, name: &str, bytes: &[u8]) -> Result<()> {
 
 fn mode(bits: u32) -> Mode {
     Mode::from_bits_truncate(bits)
-}
-
-/// SONAME links: those of a library's own directory, which the engine has open.
-impl Links for &Confined {
-    fn make(&mut self, dir: &Dir, name: &[u8], target: &[u8]) -> io::Result<()> {
-        Ok(symlinkat(OsStr::from_bytes(target), dir, OsStr::from_bytes(name))?)
-    }
-
-    fn remove(&mut self, dir: &Dir, name: &[u8]) -> io::Result<()> {
-        Ok(unlinkat(dir, OsStr::from_bytes(name), UnlinkatFlags::NoRemoveDir)?)
-    }
 }

@@ -61,11 +61,10 @@ impl Root {
         Ok(Some(Dir { stream, id, changed }))
     }
 
-    /// Does the way to a directory lead over a mount, a bind mount of the same filesystem included?
+    /// Does the way to a file or directory lead over a mount, a bind mount of the same filesystem included?
     pub fn is_mounted(&self, path: &[u8]) -> bool {
         let path = Path::new(OsStr::from_bytes(path));
-        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
-        self.open(path, flags, ResolveFlag::RESOLVE_NO_XDEV).err() == Some(Errno::EXDEV)
+        self.open(path, OFlag::O_PATH, ResolveFlag::RESOLVE_NO_XDEV).err() == Some(Errno::EXDEV)
     }
 
     /// Opens a file to read it, wherever links lead to it below the root.
