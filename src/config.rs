@@ -237,6 +237,7 @@ impl Settings {
         let checked = |path: &Path| host_path(path.to_str().context("not UTF-8")?);
         let timeout = self.timeout.unwrap_or(Update::TIMEOUT);
         Ok(Update::default()
+            .with_discovery()
             .with_engine(self.engine.unwrap_or_default())
             .with_ldconfig_path(checked(ldconfig).context("ldconfig path")?)
             .with_report_dir(checked(reports).context("report directory")?)

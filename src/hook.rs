@@ -10,9 +10,10 @@ use std::time::Instant;
 use anyhow::{Context, Result, anyhow};
 use serde::{Deserialize, Serialize};
 
+use crate::discover;
 use crate::engine::{self, Made};
 use crate::found::Found;
-use crate::jail::{self, Changes, Confined};
+use crate::jail::{self, Changes, Confined, Jail};
 use crate::ld_so_conf::Plan;
 use crate::ldconfig::Ldconfig;
 use crate::musl;
@@ -97,52 +98,53 @@ fn refresh(
     let mut clock = Clock::start();
     let jail = jail::enter(update.sandbox(), refused, update.timeout()).context("enter jail")?;
     clock.lap("enter");
+    let update = with_discovered(update, &jail);
     let plan = Plan::make(jail.root(), update.dirs()).context("plan configuration")?;
+    let musl = musl::Plan::make(jail.root(), update.dirs()).context("plan musl's configuration")?;
     clock.lap("plan");
-    let musl =
-        musl::Plan::make(jail.root(), update.dirs()).context("plan configuration of musl")?;
     let confined = jail.confine(plan.searched())?;
     clock.lap("confine");
     let mut changes = Changes::begin(&confined);
-    let configured = plan.apply(&mut changes).and_then(|()| musl.apply(&mut changes));
-    let updated = configured.context("configure linker").and_then(|()| {
-        clock.lap("configure");
-        match ldconfig {
+    let made = plan
+        .apply(&mut changes)
+        .and_then(|()| musl.apply(&mut changes))
+        .context("configure linker")
+        .and_then(|()| match ldconfig {
             Some(ldconfig) => {
                 ldconfig.run(&confined, &mut changes, plan.left_out(), end).map(|()| None)
             }
-            None => make_cache(update, &confined, &mut changes, &plan).map(Some),
-        }
-    });
-    let made = match updated {
+            None => make_cache(&update, &confined, &mut changes, &plan).map(Some),
+        });
+    let made = match made {
         Ok(made) => made,
-        // Half an update is worse than none: the next ldconfig in the container would finish it.
-        Err(error) => {
-            return Err(match changes.undo() {
-                Ok(()) => error,
-                Err(undone) => error.context(format!("put configuration back: {undone:#}")),
-            });
-        }
+        Err(error) => return Err(put_back(changes, error)),
     };
     clock.lap("cache");
     let found = Found::read(confined.root()).ok();
     clock.lap("check");
+    let (engine, fallback) = maker(update.engine(), made);
+    let engine = engine.name().to_owned();
     let (added, refused) = (plan.added().to_vec(), confined.refused().to_vec());
-    let (engine, fallback) = match (made, update.engine()) {
-        (None, _) => (Engine::Ldconfig, None),
-        (Some(Made { fallback: None, .. }), Engine::Auto | Engine::Incremental) => {
-            (Engine::Incremental, None)
-        }
-        (Some(made), _) => (Engine::Native, made.fallback),
-    };
-    Ok(Done {
-        engine: engine.name().to_owned(),
-        fallback,
-        added,
-        found,
-        refused,
-        steps: clock.steps,
-    })
+    Ok(Done { engine, fallback, added, found, refused, steps: clock.steps })
+}
+
+/// The update with what the hook finds itself, if it shall look.
+fn with_discovered(update: &Update, jail: &Jail) -> Update {
+    let mut update = update.clone();
+    if update.discovers() {
+        let found = discover::dirs(jail.root(), jail.mounted());
+        // One too many is told by the policy, which knows who asked; here nobody did.
+        found.into_iter().for_each(|dir| drop(update.add(dir)));
+    }
+    update
+}
+
+/// Half an update is worse than none: the next ldconfig in the container would finish it.
+fn put_back(changes: Changes<'_>, error: anyhow::Error) -> anyhow::Error {
+    match changes.undo() {
+        Ok(()) => error,
+        Err(undone) => error.context(format!("put configuration back: {undone:#}")),
+    }
 }
 
 /// Makes the cache, and what links it needs, without executing anything.
@@ -162,6 +164,17 @@ fn make_cache(
     let mut made = made.context("make cache")?;
     changes.finish(Path::new(engine::CACHE), &std::mem::take(&mut made.cache))?;
     Ok(made)
+}
+
+/// Who made the cache, and why not who was asked.
+fn maker(asked: Engine, made: Option<Made>) -> (Engine, Option<String>) {
+    match (made, asked) {
+        (None, _) => (Engine::Ldconfig, None),
+        (Some(Made { fallback: None, .. }), Engine::Auto | Engine::Incremental) => {
+            (Engine::Incremental, None)
+        }
+        (Some(made), _) => (Engine::Native, made.fallback),
+    }
 }
 
 struct Clock {

@@ -72,6 +72,7 @@ pub struct Jail {
     root: Root,
     sandbox: Sandbox,
     refused: Vec<String>,
+    mounted: Vec<PathBuf>,
 }
 
 /// Proof that this process is in a jail, and has given up what it does not need there.
@@ -94,13 +95,14 @@ pub fn enter(sandbox: Sandbox, refused: Vec<String>, time: Duration) -> Result<J
     let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
     mount(NONE, "/", NONE, private, NONE).context("make mounts private")?;
     // Read while there is a /proc to read. Where there is none, what is mounted in unusual places is not known.
-    let mut jail = Jail { root: Root::own()?, sandbox, refused: Vec::new() };
+    let mut jail = Jail { root: Root::own()?, sandbox, refused: Vec::new(), mounted: Vec::new() };
     let mounts = MountInfo::read().or_else(|error| {
         jail.layer("mount table", Err(error.into())).map(|()| MountInfo::default())
     })?;
     tree::attach(&here, &mounts).context("attach container root")?;
     change_root(&mounts)?;
     jail.root = Root::own()?;
+    jail.mounted = mounts.visible_below(&here);
     refused.into_iter().try_for_each(|name| jail.layer(&name, Err(anyhow!("refused"))))?;
     for path in ["/proc", "/sys", "/dev"].map(Path::new) {
         tree::cover(&jail, path).with_context(|| format!("cover {}", path.display()))?;
@@ -125,6 +127,11 @@ impl Jail {
     /// The root, to read in.
     pub fn root(&self) -> &Root {
         &self.root
+    }
+
+    /// Where something is mounted below the root, in the order in which it was.
+    pub fn mounted(&self) -> &[PathBuf] {
+        &self.mounted
     }
 
     /// Gives up what writing the configuration and the cache, and links in `dirs`, does not need.

@@ -40,6 +40,8 @@ pub mod hook;
 pub mod found;
 // What a run of it did, from the hook to the daemon.
 pub mod report;
+// What it finds that nobody told it.
+pub mod discover;
 // Which container the runtime means.
 pub mod oci;
 // The only place that changes namespaces and mounts.

@@ -163,7 +163,8 @@ const LIBRARIES: [&str; 13] = [
     "libdxcore.so", // WSL
 ];
 
-fn is_library(path: &str) -> bool {
+/// Is this the path of a library of NVIDIA's driver, by its name?
+pub fn is_library(path: &str) -> bool {
     let name = path.rsplit_once('/').map_or(path, |(_, name)| name);
     let shared = name.ends_with(".so") || name.contains(".so.");
     shared && LIBRARIES.iter().any(|prefix| name.starts_with(prefix))

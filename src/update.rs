@@ -134,6 +134,9 @@ pub struct Update {
     /// Directory of the container to add to its linker configuration; may be repeated or comma-separated
     #[arg(long = "folder", value_name = "DIR", value_delimiter = ',', action = clap::ArgAction::Append)]
     dirs: Vec<LibDir>,
+    /// Add the directories of driver libraries that are mounted into the container, too
+    #[arg(long)]
+    discover: bool,
     /// Who makes the cache
     #[arg(long, value_enum, default_value_t, overrides_with = "engine")]
     engine: Engine,
@@ -158,6 +161,7 @@ impl Default for Update {
     fn default() -> Self {
         Self {
             dirs: Vec::new(),
+            discover: false,
             engine: Engine::default(),
             ldconfig_path: Self::LDCONFIG.into(),
             on_failure: OnFailure::default(),
@@ -187,6 +191,12 @@ impl Update {
             self.dirs.push(dir);
         }
         Ok(())
+    }
+
+    /// The same update with the directories that the hook finds itself.
+    pub fn with_discovery(mut self) -> Self {
+        self.discover = true;
+        self
     }
 
     /// The same update by another engine.
@@ -230,6 +240,11 @@ impl Update {
         &self.dirs
     }
 
+    /// Are directories of mounted driver libraries added?
+    pub fn discovers(&self) -> bool {
+        self.discover
+    }
+
     /// Who makes the cache.
     pub fn engine(&self) -> Engine {
         self.engine
@@ -271,6 +286,9 @@ impl Update {
     pub fn to_args(&self) -> Vec<String> {
         let default = Self::default();
         let mut args = Vec::new();
+        if self.discover {
+            args.push("--discover".to_owned());
+        }
         if self.engine != default.engine {
             args.push(format!("--engine={}", self.engine.name()));
         }
@@ -315,6 +333,7 @@ mod tests {
             .with_on_failure(OnFailure::Warn)
             .with_ldconfig_path("/usr/sbin/ldconfig")
             .with_sandbox(Sandbox::Strict)
+            .with_discovery()
             .with_engine(Engine::Ldconfig)
             .with_report_dir("/run/elsewhere")
             .with_timeout(3);

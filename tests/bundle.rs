@@ -93,6 +93,13 @@ pub(crate) struct Bundle<'a> {
 impl<'a> Bundle<'a> {
     /// A bundle with `cuda-app` and the driver's files, and no hook yet.
     pub(crate) fn new(host: &'a Host) -> Result<Self> {
+        let files = gpu::files_as_pairs();
+        let bundle = Self::without_driver(host)?;
+        Ok(files.iter().fold(bundle, |bundle, (from, to)| bundle.volume(from, to, "ro")))
+    }
+
+    /// A bundle with `cuda-app` alone.
+    pub(crate) fn without_driver(host: &'a Host) -> Result<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let id = format!("bundle-{}", COUNT.fetch_add(1, Ordering::Relaxed));
         let bundle = Self { host, config: config(&host.node, &id), id };
@@ -110,10 +117,7 @@ impl<'a> Bundle<'a> {
             "root",
             &bundle.inside("rootfs"),
         ])?;
-        let bundle = bundle.volume("/opt/cuda-app", gpu::APP, "ro");
-        Ok(gpu::files_as_pairs()
-            .iter()
-            .fold(bundle, |bundle, (from, to)| bundle.volume(from, to, "ro")))
+        Ok(bundle.volume("/opt/cuda-app", gpu::APP, "ro"))
     }
 
     /// The host's mounts, but for those of other bundles, which come and go.

@@ -159,6 +159,27 @@ fn a_container_is_disabled_by_its_name() -> Result<()> {
     })
 }
 
+/// NixOS, Talos, Bottlerocket: the host has no ldconfig, or has it elsewhere.
+#[test]
+fn a_node_without_ldconfig_works() -> Result<()> {
+    if !node::possible() {
+        return Ok(());
+    }
+    [Release::Trixie, Release::Forky].into_iter().try_for_each(|release| {
+        let node = Installation::with_plugin(release, binary())?;
+        node.containerd.node().run(&[
+            "sh",
+            "-c",
+            "rm /usr/sbin/ldconfig*; ! command -v ldconfig",
+        ])?;
+        ["runc", "crun"].iter().try_for_each(|runtime| {
+            let pod = request(&node, runtime, BY_CDI)?;
+            ensure!(pod.exec(&[gpu::APP])?.stdout == gpu::GREETING, "{release} with {runtime}");
+            Ok(())
+        })
+    })
+}
+
 /// `hostUsers: false`: the hook runs as a user who is nobody on the host. containerd has it since 2.0.
 #[test]
 fn a_pod_in_a_user_namespace_works() -> Result<()> {

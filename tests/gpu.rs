@@ -84,7 +84,8 @@ pub(crate) fn devices(container: Container) -> Container {
     DEVICES.into_iter().fold(container, Container::device)
 }
 
-fn file(library: &str) -> String {
+/// The name of a library's file.
+pub(crate) fn file(library: &str) -> String {
     format!("{library}.so.{VERSION}")
 }
 

@@ -98,6 +98,44 @@ fn harmless_oddities_of_a_configuration_are_no_failure() -> Result<()> {
     })
 }
 
+/// A host that has only the library, not the link by which programs know it: on a read-only mount none can be made.
+#[test]
+fn a_directory_without_links_works_all_the_same() -> Result<()> {
+    everywhere(|host, runtime| {
+        let library = format!("{}/lib64/{}", gpu::VOLUME, gpu::file("libcuda"));
+        host.node.run(&[
+            "sh",
+            "-c",
+            &format!("mkdir -p /opt/bare && cp -n {library} /opt/bare"),
+        ])?;
+        for engine in ["--engine=incremental", "--engine=native"] {
+            let bundle = Bundle::without_driver(host)?.volume("/opt/bare", "/driver", "ro");
+            let mut bundle = bundle.hook(&["--folder=/driver", engine]);
+            let ran = bundle.run(runtime, gpu::APP)?;
+            ensure!(ran.stdout == gpu::GREETING, "{engine}: {ran:?}");
+            ensure!(
+                bundle.report()?["found"]["libcuda"]["is"] == "mounted",
+                "{}",
+                bundle.report()?
+            );
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn mounted_libraries_that_nobody_tells_of_are_found() -> Result<()> {
+    everywhere(|host, runtime| {
+        let bundle = Bundle::without_driver(host)?.volume(gpu::VOLUME, "/somewhere/else", "ro");
+        let mut bundle = bundle.hook(&["--discover"]);
+        let ran = bundle.run(runtime, gpu::APP)?;
+        ensure!(ran.stdout == gpu::GREETING, "{ran:?}");
+        let added = &bundle.report()?["added"];
+        ensure!(added[0] == "/somewhere/else/lib64", "{added}");
+        Ok(())
+    })
+}
+
 #[test]
 fn a_musl_container_has_the_driver_in_its_path() -> Result<()> {
     everywhere(|host, runtime| {

@@ -42,7 +42,16 @@ impl MountInfo {
 
     /// Where they are mounted and can be reached below `root`, as paths that start at `root`.
     pub(super) fn pseudo_filesystems_below(&self, root: &Path) -> Vec<PathBuf> {
-        let below = self.visible().filter(|mount| mount.pseudo);
+        self.below(root, |mount| mount.pseudo)
+    }
+
+    /// Where anything else is.
+    pub(super) fn visible_below(&self, root: &Path) -> Vec<PathBuf> {
+        self.below(root, |mount| !mount.pseudo && mount.point != root)
+    }
+
+    fn below(&self, root: &Path, wanted: impl Fn(&Mount) -> bool) -> Vec<PathBuf> {
+        let below = self.visible().filter(|mount| wanted(mount));
         let below = below.filter_map(|mount| mount.point.strip_prefix(root).ok());
         below.map(|path| Path::new("/").join(path)).collect()
     }
