@@ -26,6 +26,7 @@ mod shell;
 const BINARY: &str = env!("CARGO_BIN_EXE_nri-ldcache");
 const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
 const RUNS: usize = 41;
+const COLD_RUNS: usize = 5;
 
 fn main() -> Result<()> {
     // Mounts are made in a namespace that ends with this program.
@@ -50,16 +51,105 @@ fn measure() -> Result<()> {
     daemon()?;
     println!();
     println!(
-        "refresh of one root by `ldconfig -r` and by the hook, {RUNS} runs each, alternating, warm page cache"
+        "a refresh: `ldconfig -r` alone (-f FILE -C FILE, as the hook runs it), and the hook with each engine;"
     );
     println!(
-        "{:>9}  {:<31} {:>9} {:>9} {:>7}",
-        "libraries", "ldconfig -r", "ldconfig", "hook", "ratio"
+        "medians of {RUNS} alternating runs with a warm page cache, of {COLD_RUNS} after it was dropped"
     );
-    for extra in [0, 930, 2930] {
-        hook(extra)?;
+    println!(
+        "{:>9} {:<4} {:>19} {:>19} {:>19} {:>19}",
+        "libraries", "", "ldconfig -r", "hook, ldconfig", "hook, native", "hook, incremental"
+    );
+    for extra in [0, 930, 2930, 9930] {
+        engines(extra)?;
     }
     layers()
+}
+
+/// All ways to refresh a root with so many libraries more than the tests' image has.
+fn engines(extra: usize) -> Result<()> {
+    let scratch = tempfile::tempdir()?;
+    let root = overlay(scratch.path())?;
+    libraries(&root.join(LIBRARIES), extra)?;
+    fs::create_dir_all(root.join("opt/driver"))?;
+    libraries(&root.join("opt/driver"), 3)?;
+    let files = fs::read_dir(root.join(LIBRARIES))?.collect::<Result<Vec<_>, _>>()?;
+    // Links to them are not libraries of their own.
+    let files = files.iter().filter(|file| file.file_type().is_ok_and(|kind| kind.is_file()));
+    let count = files.count();
+    let hook = |engine: &str| hook_on(&root, scratch.path(), None, engine);
+    let ways: [&dyn Fn() -> Command; 4] =
+        [&|| bare(&root), &|| hook("ldconfig"), &|| hook("native"), &|| hook("incremental")];
+    // Links and a current cache, as an image has them.
+    time(&mut bare(&root))?;
+    row(count, "warm", &rounds(&ways, RUNS, || Ok(()))?);
+    row(count, "cold", &rounds(&ways, COLD_RUNS, drop_page_cache)?);
+    let files = ways.iter().map(|way| opened(&way())).collect::<Result<Vec<_>>>()?;
+    let cells = files.iter().map(|files| format!("{files:>12} opened"));
+    println!("{count:>9} {:<4} {}", "", cells.collect::<Vec<_>>().join(" "));
+    let memory = ENGINES.map(|engine| peak(hook(engine), engine, scratch.path()));
+    let cells = memory.into_iter().collect::<Result<Vec<_>>>()?;
+    let cells = cells.iter().map(|peak| format!("{peak:>11.2} MiB max"));
+    println!("{count:>9} {:<4} {:>19} {}", "", "", cells.collect::<Vec<_>>().join(" "));
+    Ok(())
+}
+
+const ENGINES: [&str; 3] = ["ldconfig", "native", "incremental"];
+
+fn bare(root: &Path) -> Command {
+    let mut ldconfig = Command::new("ldconfig");
+    ldconfig.args(["-f", "/etc/ld.so.conf", "-C", "/etc/ld.so.cache", "-r"]).arg(root);
+    ldconfig
+}
+
+fn row(count: usize, name: &str, times: &[Duration]) {
+    let first = times[0].as_secs_f64();
+    let ratio = |time: &Duration| time.as_secs_f64() / first;
+    let cells =
+        times.iter().map(|time| format!("{:>12} {:>5.2}×", milliseconds(*time), ratio(time)));
+    println!("{count:>9} {name:<4} {}", cells.collect::<Vec<_>>().join(" "));
+}
+
+/// Medians of each way's times, the ways taking turns.
+fn rounds(
+    ways: &[&dyn Fn() -> Command],
+    runs: usize,
+    prepare: fn() -> Result<()>,
+) -> Result<Vec<Duration>> {
+    let mut times = vec![Vec::new(); ways.len()];
+    for _ in 0..runs {
+        for (way, times) in ways.iter().zip(&mut times) {
+            prepare()?;
+            times.push(time(&mut way())?);
+        }
+    }
+    Ok(times.into_iter().map(median).collect())
+}
+
+/// Makes the next access to each file one to the disk (Documentation/admin-guide/sysctl/vm.rst, `drop_caches`).
+fn drop_page_cache() -> Result<()> {
+    shell::output(&mut Command::new("sync"))?;
+    fs::write("/proc/sys/vm/drop_caches", "3").context("drop the page cache")
+}
+
+/// How many files and directories a command opens, by strace(1).
+fn opened(command: &Command) -> Result<usize> {
+    let log = tempfile::NamedTempFile::new()?;
+    let mut strace = Command::new("/usr/bin/strace");
+    strace.args(["-f", "-e", "trace=open,openat,openat2", "-o"]).arg(log.path());
+    strace.arg(command.get_program()).args(command.get_args());
+    time(&mut strace)?;
+    let log = fs::read_to_string(log.path())?;
+    Ok(log.lines().filter(|line| line.contains("open") && !line.contains("= -1")).count())
+}
+
+/// The most memory of a run in MiB, by its report.
+fn peak(mut hook: Command, engine: &str, scratch: &Path) -> Result<f64> {
+    time(&mut hook)?;
+    let report = fs::read_to_string(scratch.join("reports/bench.json"))?;
+    let report: serde_json::Value = serde_json::from_str(&report)?;
+    ensure!(report["engine"] == engine, "{report}");
+    Ok(report["memory"].as_f64().context("no memory in the report")? / 1024.0)
 }
 
 /// The hook with all layers of its sandbox, and where the kernel seems to have none of them.
@@ -67,8 +157,8 @@ fn layers() -> Result<()> {
     let scratch = tempfile::tempdir()?;
     let root = overlay(scratch.path())?;
     let (with, without) = alternate(
-        || hook_on(&root, scratch.path(), Some("--with")),
-        || hook_on(&root, scratch.path(), Some("--without")),
+        || hook_on(&root, scratch.path(), Some("--with"), "auto"),
+        || hook_on(&root, scratch.path(), Some("--without"), "auto"),
     )?;
     let cost = with.saturating_sub(without);
     println!(
@@ -90,43 +180,8 @@ fn without_layers(command: &[String]) -> Result<()> {
     bail!("{}", Command::new(&command[0]).args(&command[1..]).exec())
 }
 
-/// The root of a container: an overlay upon the tests' image, with `extra` libraries more.
-fn hook(extra: usize) -> Result<()> {
-    let scratch = tempfile::tempdir()?;
-    let root = overlay(scratch.path())?;
-    libraries(&root.join(LIBRARIES), extra)?;
-    let files = fs::read_dir(root.join(LIBRARIES))?.collect::<Result<Vec<_>, _>>()?;
-    // Links to them are not libraries of their own.
-    let files = files.iter().filter(|file| file.file_type().is_ok_and(|kind| kind.is_file()));
-    let count = files.count();
-    // What the hook runs, and what a person would type: with -C, ldconfig leaves its auxiliary cache alone, which in a
-    // container that has just been made of an image is never valid.
-    let rows = [
-        (
-            "the same work (-f FILE -C FILE)",
-            &["-f", "/etc/ld.so.conf", "-C", "/etc/ld.so.cache"][..],
-        ),
-        ("with its auxiliary cache", &[]),
-    ];
-    for (name, options) in rows {
-        let bare = || {
-            let mut ldconfig = Command::new("ldconfig");
-            ldconfig.arg("-r").arg(&root).args(options);
-            ldconfig
-        };
-        let (bare, ours) = alternate(bare, || hook_on(&root, scratch.path(), None))?;
-        let ratio = ours.as_secs_f64() / bare.as_secs_f64();
-        println!(
-            "{count:>9}  {name:<31} {:>9} {:>9} {ratio:>6.2}×",
-            milliseconds(bare),
-            milliseconds(ours)
-        );
-    }
-    Ok(())
-}
-
 /// The hook for a root, started by this program in the role `by`, or directly.
-fn hook_on(root: &Path, scratch: &Path, by: Option<&str>) -> Command {
+fn hook_on(root: &Path, scratch: &Path, by: Option<&str>, engine: &str) -> Command {
     let state = scratch.join("state.json");
     let text = format!(r#"{{"id":"bench","bundle":"/","root":"{}"}}"#, root.display());
     fs::write(&state, text).expect("the scratch directory can be written");
@@ -138,7 +193,8 @@ fn hook_on(root: &Path, scratch: &Path, by: Option<&str>) -> Command {
         }
         None => Command::new(BINARY),
     };
-    hook.args(["update-ldcache", "--folder=/opt/driver", "--container-spec"]).arg(&state);
+    hook.args(["update-ldcache", "--folder=/opt/driver", "--engine", engine]);
+    hook.arg("--container-spec").arg(&state);
     hook.arg("--report-dir").arg(scratch.join("reports"));
     hook
 }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl::set_pdeathsig;
+use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork};
@@ -91,6 +92,13 @@ pub(crate) fn readable(file: &impl AsFd, deadline: Instant) -> nix::Result<bool>
             Err(error) => return Err(error),
         }
     }
+}
+
+/// The most memory that this process or one that it waited for has had, in KiB.
+pub(crate) fn peak_memory() -> u64 {
+    let of = |who| getrusage(who).map_or(0, |usage| usage.max_rss());
+    let most = of(UsageWho::RUSAGE_SELF).max(of(UsageWho::RUSAGE_CHILDREN));
+    most.try_into().unwrap_or_default()
 }
 
 #[expect(clippy::exit, clippy::disallowed_methods, reason = "a child has nothing to go back to")]
