@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::discover;
 use crate::engine::{self, Made};
 use crate::found::Found;
-use crate::jail::{self, Changes, Confined, Jail};
+use crate::jail::{self, Changes, Confined, Jail, Memory};
 use crate::ld_so_conf::Plan;
 use crate::ldconfig::Ldconfig;
 use crate::musl;
@@ -24,6 +24,8 @@ use crate::update::{Engine, LibDir, Update};
 /// What an update did.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Done {
+    /// The most memory that the process in the jail had, in KiB.
+    pub memory: Option<u64>,
     /// Who made the cache: not who was asked, if the image's cache was no base.
     pub engine: String,
     /// Why that was no base.
@@ -95,7 +97,7 @@ fn refresh(
     refused: Vec<String>,
     end: Instant,
 ) -> Result<Done> {
-    let mut clock = Clock::start();
+    let (mut clock, memory) = (Clock::start(), Memory::watch());
     let jail = jail::enter(update.sandbox(), refused, update.timeout()).context("enter jail")?;
     clock.lap("enter");
     let update = with_discovered(update, &jail);
@@ -123,9 +125,9 @@ fn refresh(
     let found = Found::read(confined.root()).ok();
     clock.lap("check");
     let (engine, fallback) = maker(update.engine(), made);
-    let engine = engine.name().to_owned();
+    let (engine, memory) = (engine.name().to_owned(), memory.peak());
     let (added, refused) = (plan.added().to_vec(), confined.refused().to_vec());
-    Ok(Done { engine, fallback, added, found, refused, steps: clock.steps })
+    Ok(Done { memory, engine, fallback, added, found, refused, steps: clock.steps })
 }
 
 /// The update with what the hook finds itself, if it shall look.

@@ -60,7 +60,7 @@ mod tree;
 pub use changes::Changes;
 use mountinfo::MountInfo;
 pub(crate) use mountinfo::is_mount_point;
-pub(crate) use process::{Child, peak_memory, readable};
+pub(crate) use process::{Child, Memory, readable};
 pub(crate) use seccomp::restrict_to_ldconfig;
 pub use stage::{close_inherited, run};
 

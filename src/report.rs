@@ -11,7 +11,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::found::Found;
 use crate::hook::Done;
-use crate::jail;
 
 /// Most bytes of a report. What an image can make long is cut.
 const LIMIT: u64 = 64 << 10;
@@ -45,9 +44,9 @@ pub struct Report {
     pub ended: u64,
     /// How long it took, in microseconds.
     pub took: u64,
-    /// The most memory that one of its processes had, in KiB (getrusage(2), `ru_maxrss`).
-    #[serde(default)]
-    pub memory: u64,
+    /// The most memory that its process in the jail had, without that of ldconfig, in KiB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<u64>,
     /// Who made the cache.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub engine: String,
@@ -78,7 +77,7 @@ impl Report {
             reason: None,
             ended: ended.as_millis() as u64,
             took: took.as_micros() as u64,
-            memory: jail::peak_memory(),
+            memory: None,
             engine: String::new(),
             fallback: None,
             steps: Vec::new(),
@@ -88,6 +87,7 @@ impl Report {
         };
         match result {
             Ok(done) => {
+                report.memory = done.memory;
                 report.engine.clone_from(&done.engine);
                 report.fallback.clone_from(&done.fallback);
                 report.steps.clone_from(&done.steps);

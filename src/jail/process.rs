@@ -1,7 +1,9 @@
 //! [`Child`]: a forked process that is waited for until a deadline, and never left behind.
 
+use std::fs::File;
 use std::io::{self, PipeWriter};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -9,7 +11,6 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl::set_pdeathsig;
-use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork};
@@ -94,11 +95,25 @@ pub(crate) fn readable(file: &impl AsFd, deadline: Instant) -> nix::Result<bool>
     }
 }
 
-/// The most memory that this process or one that it waited for has had, in KiB.
-pub(crate) fn peak_memory() -> u64 {
-    let of = |who| getrusage(who).map_or(0, |usage| usage.max_rss());
-    let most = of(UsageWho::RUSAGE_SELF).max(of(UsageWho::RUSAGE_CHILDREN));
-    most.try_into().unwrap_or_default()
+/// How much memory this process has had at most (proc_pid_status(5), `VmHWM`). getrusage(2) would count what was there
+/// before it executed this program, too.
+#[derive(Debug)]
+pub(crate) struct Memory(Option<File>);
+
+impl Memory {
+    /// Opens the file while there is a procfs to open it in.
+    pub(crate) fn watch() -> Self {
+        Self(File::open("/proc/self/status").ok())
+    }
+
+    /// The most until now, in KiB.
+    pub(crate) fn peak(&self) -> Option<u64> {
+        let mut text = [0; 4096];
+        let length = self.0.as_ref()?.read_at(&mut text, 0).ok()?;
+        let text = str::from_utf8(&text[..length]).ok()?;
+        let size = text.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+        size.trim().trim_end_matches(" kB").parse().ok()
+    }
 }
 
 #[expect(clippy::exit, clippy::disallowed_methods, reason = "a child has nothing to go back to")]
