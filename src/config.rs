@@ -166,7 +166,9 @@ impl Settings {
     fn parse(text: &str) -> Result<Self> {
         toml::from_str(text).map_err(|error| {
             let line = error.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
-            anyhow::anyhow!("line {line}: {}", error.message().trim())
+            // It repeats what the file says, which may have lines of its own.
+            let message = error.message().trim().replace(char::is_control, " ");
+            anyhow::anyhow!("line {line}: {message}")
         })
     }
 
@@ -283,6 +285,7 @@ mod tests {
             ("mode = 'maybe'", "line 1: unknown variant `maybe`"),
             ("timeout = 'soon'", "line 1: invalid type"),
             ("= 1", "line 1: "),
+            ("mode = \"may\\nbe\"", "line 1: unknown variant `may be`"),
         ] {
             let error = format!("{:#}", Settings::parse(text).unwrap_err());
             assert!(error.contains(expected), "{text}: {error}");
