@@ -82,7 +82,7 @@ fn read(path: &Path) -> Result<Value> {
     serde_json::from_slice(&bytes).with_context(|| format!("read {name}"))
 }
 
-fn read_container(document: &Value) -> Result<(PodSandbox, Container)> {
+pub(crate) fn read_container(document: &Value) -> Result<(PodSandbox, Container)> {
     if let Some(spec) = document.pointer("/info/runtimeSpec") {
         let (pod, mut container) = from_oci(spec)?;
         if let Some(name) = document.pointer("/status/metadata/name").and_then(Value::as_str) {
@@ -295,7 +295,7 @@ fn from_cri(document: &Value) -> Result<Container> {
     Ok(container)
 }
 
-fn read_pod(mut document: Value) -> Result<PodSandbox> {
+pub(crate) fn read_pod(mut document: Value) -> Result<PodSandbox> {
     if let Some(status) = document.get_mut("status") {
         document = status.take();
     }

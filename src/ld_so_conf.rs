@@ -118,7 +118,7 @@ fn system_dirs(debian: bool, arch: &str) -> &'static [&'static str] {
 }
 
 /// Where configuration files are read from.
-trait Source {
+pub(crate) trait Source {
     fn read(&self, path: &[u8]) -> Result<Option<Vec<u8>>>;
     fn list(&self, dir: &[u8]) -> Result<Vec<Vec<u8>>>;
 }
@@ -137,10 +137,10 @@ impl Source for Root {
 ///
 /// Where ldconfig's reading is in doubt, a directory is not in here: one that is added twice is searched all the same.
 #[derive(Debug, Default)]
-struct Conf {
+pub(crate) struct Conf {
     /// In order, each once.
-    dirs: Vec<String>,
-    includes_ours: bool,
+    pub(crate) dirs: Vec<String>,
+    pub(crate) includes_ours: bool,
     known: HashSet<String>,
     seen: HashSet<Vec<u8>>,
     bytes: usize,
@@ -148,14 +148,14 @@ struct Conf {
 }
 
 impl Conf {
-    fn read(source: &impl Source) -> Result<Self> {
+    pub(crate) fn read(source: &impl Source) -> Result<Self> {
         let mut conf = Self::default();
         conf.file(source, CONF.as_bytes(), 0)?;
         Ok(conf)
     }
 
     /// The directories that are searched neither by configuration nor by nature.
-    fn missing<'a>(&self, dirs: &'a [LibDir], system: &[&str]) -> Vec<&'a str> {
+    pub(crate) fn missing<'a>(&self, dirs: &'a [LibDir], system: &[&str]) -> Vec<&'a str> {
         let known = |dir: &str| self.known.contains(dir) || system.contains(&dir);
         dirs.iter().map(LibDir::as_str).filter(|dir| !known(dir)).collect()
     }

@@ -64,3 +64,7 @@ pub mod musl;
 pub mod glob;
 // The program that writes the cache.
 pub mod ldconfig;
+// What is private otherwise.
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;

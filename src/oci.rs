@@ -69,19 +69,23 @@ impl State {
 
 /// The one part of a bundle's `config.json` that is read.
 #[derive(Deserialize)]
-struct Config {
-    root: Root,
+pub(crate) struct Config {
+    pub(crate) root: Root,
 }
 
 #[derive(Deserialize)]
-struct Root {
-    path: PathBuf,
+pub(crate) struct Root {
+    pub(crate) path: PathBuf,
 }
 
 impl Config {
     fn read(path: &Path) -> Result<Self> {
         let file = File::open(path).with_context(|| format!("open {}", path.display()))?;
-        parse(file, CONFIG_LIMIT).with_context(|| format!("read {}", path.display()))
+        Self::parse(file).with_context(|| format!("read {}", path.display()))
+    }
+
+    pub(crate) fn parse(source: impl Read) -> Result<Self> {
+        parse(source, CONFIG_LIMIT)
     }
 }
 

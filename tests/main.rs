@@ -17,6 +17,8 @@ mod shell;
 
 // A subject each.
 mod e2e;
+#[cfg(feature = "fuzzing")]
+mod fuzz_corpus;
 mod hook;
 mod hostile;
 mod input;

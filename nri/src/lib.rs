@@ -127,6 +127,10 @@ mod error;
 #[cfg(feature = "fake")]
 pub mod fake;
 
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
+
 pub use error::Error;
 pub use events::{Event, Events};
 pub use identity::Identity;

@@ -26,6 +26,8 @@ use tokio::select;
 use tokio::sync::watch;
 
 pub(crate) use self::synchronize::Existing;
+#[cfg(feature = "fuzzing")]
+pub(crate) use self::synchronize::Filter;
 
 /// The connection on which the runtime is the client.
 const PLUGIN: u32 = 1;
@@ -81,7 +83,7 @@ impl From<Violation> for End {
 
 /// How many requests of the runtime are not yet answered on the trunk.
 #[derive(Clone, Debug)]
-pub(crate) struct InFlight(watch::Sender<usize>);
+pub(crate) struct InFlight(pub(crate) watch::Sender<usize>);
 
 impl InFlight {
     /// Waits until each request that came in is answered, to the last byte.

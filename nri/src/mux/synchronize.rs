@@ -57,7 +57,7 @@ pub(crate) enum Existing {
 
 /// Sees every byte that the runtime sends to the plugin service.
 #[derive(Debug)]
-pub(super) struct Filter<D> {
+pub(crate) struct Filter<D> {
     state: State,
     deliver: D,
     in_flight: InFlight,
@@ -87,7 +87,7 @@ impl State {
 }
 
 impl<D: FnMut(Existing)> Filter<D> {
-    pub(super) fn new(deliver: D, in_flight: InFlight) -> Self {
+    pub(crate) fn new(deliver: D, in_flight: InFlight) -> Self {
         Self { state: State::passing(0), deliver, in_flight }
     }
 
@@ -97,7 +97,7 @@ impl<D: FnMut(Existing)> Filter<D> {
     /// # Errors
     ///
     /// This is no ttrpc request, or a larger one than any runtime sends.
-    pub(super) fn feed(&mut self, mut input: &[u8], out: &mut Vec<u8>) -> Result<(), Violation> {
+    pub(crate) fn feed(&mut self, mut input: &[u8], out: &mut Vec<u8>) -> Result<(), Violation> {
         while !input.is_empty() {
             let next = match &mut self.state {
                 State::Header(header) => {
@@ -121,6 +121,21 @@ impl<D: FnMut(Existing)> Filter<D> {
             }
         }
         Ok(())
+    }
+
+    /// How many bytes of a message are held back.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(crate) fn held(&self) -> usize {
+        match &self.state {
+            State::Header(header) => header.capacity(),
+            State::Pass { .. } => 0,
+            State::Head(head) => {
+                head.raw.capacity() + head.service.capacity() + head.method.capacity()
+            }
+            State::Synchronize(request) => {
+                request.header.capacity() + request.item.as_ref().map_or(0, Vec::capacity)
+            }
+        }
     }
 
     /// What to do with the message that has this header.

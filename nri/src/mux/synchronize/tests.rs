@@ -215,22 +215,10 @@ fn nothing_grows_with_the_message() {
     let (mut out, mut most) = (Vec::new(), 0);
     for piece in input.chunks(8192) {
         filter.feed(piece, &mut out).unwrap();
-        most = most.max(held(&filter.state) + out.capacity());
+        most = most.max(filter.held() + out.capacity());
     }
     assert_eq!((containers, read_out(&out).2.more), (3000, false));
     assert!(most < 16 << 10, "{most} bytes held");
-}
-
-/// How many bytes of the message a state holds on to.
-fn held(state: &State) -> usize {
-    match state {
-        State::Header(header) => header.capacity(),
-        State::Pass { .. } => 0,
-        State::Head(head) => head.raw.capacity() + head.service.capacity() + head.method.capacity(),
-        State::Synchronize(request) => {
-            request.header.capacity() + request.item.as_ref().map_or(0, Vec::capacity)
-        }
-    }
 }
 
 #[test]

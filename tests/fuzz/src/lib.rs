@@ -1,0 +1,30 @@
+//! What shall hold of any input. The fuzzers find inputs, and `tests/fuzz_corpus.rs` has the same done with the corpora.
+#![allow(unreachable_pub, reason = "a library for the fuzzers, a module for the tests")]
+
+// What a runtime tells a hook.
+pub mod oci;
+// What an image tells its linker.
+pub mod ld_so_conf;
+// What else is in an image.
+pub mod elf;
+pub mod ld_so_cache;
+// What a pod tells the daemon.
+pub mod policy;
+// What an operator tells it.
+pub mod config;
+// What a runtime tells it.
+pub mod mux;
+
+/// A target's name and what it does with an input.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// All targets.
+pub const TARGETS: [Target; 7] = [
+    ("oci", oci::check),
+    ("ld_so_conf", ld_so_conf::check),
+    ("elf", elf::check),
+    ("ld_so_cache", ld_so_cache::check),
+    ("policy", policy::check),
+    ("config", config::check),
+    ("mux", mux::check),
+];
