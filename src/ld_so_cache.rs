@@ -33,6 +33,8 @@ const ENDIAN: u8 = if cfg!(target_endian = "little") { 2 } else { 3 };
 /// `DL_CACHE_HWCAP_EXTENSION` and the mask of ISA levels, in the upper half of the hwcap field.
 const EXTENSION_BIT: u64 = 1 << 30;
 const ISA_MASK: u64 = (1 << 10) - 1;
+/// Longest path, with its final NUL (`PATH_MAX`, limits.h).
+const MAX_STRING: usize = 4096;
 
 /// Which of the three formats a file has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
@@ -241,9 +243,11 @@ impl<'a> Cache<'a> {
     }
 }
 
-/// The string at an offset, which must end before the file does.
+/// The string at an offset, which must end before the file does, and soon: every entry may name the same bytes, which are
+/// then looked through for each.
 fn string(strings: &[u8], at: u32) -> Option<&[u8]> {
     let rest = strings.get(at as usize..)?;
+    let rest = rest.get(..MAX_STRING).unwrap_or(rest);
     let end = rest.iter().position(|byte| *byte == 0)?;
     rest.get(..end)
 }

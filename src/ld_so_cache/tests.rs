@@ -86,6 +86,26 @@ fn damage_is_named() {
 }
 
 #[test]
+fn entries_that_share_a_long_string_are_refused_soon() {
+    let count = 20_000u32;
+    let mut file = MAGIC.to_vec();
+    file.extend(count.to_ne_bytes());
+    file.resize(HEADER, 0);
+    let strings = HEADER as u32 + count * ENTRY as u32;
+    for _ in 0..count {
+        let words = [3, strings, strings, 0, 0, 0];
+        words.iter().for_each(|word| file.extend(word.to_ne_bytes()));
+    }
+    file.resize(16 << 20, b'x');
+    file.push(0);
+    let cache = Cache::parse(&file).unwrap();
+    assert_eq!(cache.entries().filter(Result::is_err).count(), count as usize);
+    let longest = ["/", &"x".repeat(MAX_STRING - 2)].concat();
+    let file = write([entry("libx.so", &longest)].into_iter(), &[], b"").unwrap();
+    assert!(Cache::parse(&file).unwrap().entries().all(|entry| entry.is_ok()));
+}
+
+#[test]
 fn no_damage_is_a_panic() {
     let file = sample();
     for at in 0..file.len() {
