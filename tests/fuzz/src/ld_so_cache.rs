@@ -29,7 +29,8 @@ fn file(data: &[u8]) {
 
 fn lines(data: &[u8]) {
     let mut entries: Vec<Entry<'_>> = Vec::new();
-    for line in data.split(|byte| *byte == b'\n').filter(|line| !line.contains(&0)) {
+    let lines = data.split(|byte| *byte == b'\n');
+    for line in lines.filter(|line| !line.contains(&0) && line.len() < 4000) {
         let mut words = line.split(|byte| *byte == b' ');
         let mut word = || words.next().unwrap_or_default();
         let (name, path, flags, hwcap) = (word(), word(), word(), word());

@@ -7,6 +7,7 @@ pub mod oci;
 pub mod ld_so_conf;
 // What else is in an image.
 pub mod elf;
+pub mod engine;
 pub mod ld_so_cache;
 // What a pod tells the daemon.
 pub mod policy;
@@ -19,11 +20,12 @@ pub mod mux;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 7] = [
+pub const TARGETS: [Target; 8] = [
     ("oci", oci::check),
     ("ld_so_conf", ld_so_conf::check),
     ("elf", elf::check),
     ("ld_so_cache", ld_so_cache::check),
+    ("engine", engine::check),
     ("policy", policy::check),
     ("config", config::check),
     ("mux", mux::check),
