@@ -16,6 +16,7 @@ mod pod;
 mod shell;
 
 // A subject each.
+mod attack;
 mod e2e;
 #[cfg(feature = "fuzzing")]
 mod fuzz_corpus;
