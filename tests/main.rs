@@ -23,4 +23,5 @@ mod fuzz_corpus;
 mod hook;
 mod hostile;
 mod input;
+mod interrupt;
 mod tidy;

@@ -1,0 +1,327 @@
+//! Hooks that are killed, frozen, or two at a time: the cache is the old one or the new one, and nothing is left behind.
+
+mod moment;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::attack::elf::shared_object;
+use crate::attack::expected::Engine;
+use crate::attack::object;
+use crate::attack::site;
+use crate::attack::situation::Situation;
+use crate::attack::snapshot::Snapshot;
+use crate::attack::victim::{DRIVER, Victim};
+use crate::gpu;
+use crate::installation::BINARY;
+use crate::node::{self, Node, Release};
+use crate::shell;
+use moment::Random;
+
+/// With each of the engines.
+const KILLS: u32 = 90;
+const FREEZES: u32 = 10;
+const PAIRS: u32 = 10;
+
+/// Of hooks that are frozen, none can have less; and of others.
+const SHORT: &str = "--timeout=1";
+const LONG: &str = "--timeout=5";
+const PATIENCE: Duration = Duration::from_secs(8);
+
+const OURS: [&str; 2] = ["00-nvcr-ldcache.conf", "zz-nvcr-ldcache.conf"];
+
+/// A container whose hook is interrupted again and again.
+struct Container {
+    node: Node,
+    victim: Victim,
+    engine: Engine,
+    /// The image's cache, and what the hook makes of it.
+    old: Vec<u8>,
+    new: Vec<u8>,
+    /// The whole root after an update.
+    updated: Snapshot,
+    mounts: String,
+    processes: BTreeSet<String>,
+    /// How long a hook takes that nobody interrupts.
+    takes: Duration,
+}
+
+impl Container {
+    fn make(engine: Engine) -> Result<Self> {
+        let node = site::start(Release::Forky)?;
+        let (victim, old) = site::enter(&node, || {
+            let victim = Victim::new(Situation::Host, "size=64m")?;
+            for number in 0..300 {
+                let soname = format!("libsome{number}.so.1");
+                let library = format!("{}/{soname}.0", gpu::directory());
+                fs::write(victim.path(&library), shared_object(soname.as_bytes()))?;
+            }
+            let mut ldconfig = Command::new("ldconfig");
+            shell::output(ldconfig.arg("-r").arg(victim.root()))?;
+            victim.mount()?;
+            victim.state()?;
+            let old = victim.cache()?;
+            Ok((victim, old))
+        })?;
+        let mut container = Self {
+            mounts: fs::read_to_string(node.path("/proc/1/mountinfo"))?,
+            processes: processes(&node)?,
+            node,
+            victim,
+            engine,
+            old,
+            new: Vec::new(),
+            updated: Snapshot::default(),
+            takes: Duration::ZERO,
+        };
+        let start = Instant::now();
+        container.complete()?;
+        container.takes = start.elapsed();
+        container.new = container.cache()?;
+        container.updated = container.snapshot()?;
+        for cache in [&container.old, &container.new] {
+            container.valid(cache)?;
+        }
+        ensure!(container.old != container.new, "the hook changes nothing");
+        Ok(container)
+    }
+
+    fn root(&self, path: &str) -> PathBuf {
+        self.node.path(&self.victim.path(path).to_string_lossy())
+    }
+
+    fn snapshot(&self) -> Result<Snapshot> {
+        Snapshot::of_container(&self.root(""))
+    }
+
+    fn cache(&self) -> Result<Vec<u8>> {
+        fs::read(self.root("/etc/ld.so.cache")).context("read the container's cache")
+    }
+
+    /// glibc can read it, and finds all of it.
+    fn valid(&self, cache: &[u8]) -> Result<()> {
+        self.node.write("/opt/cache", "")?;
+        fs::write(self.node.path("/opt/cache"), cache)?;
+        let listing = self.node.run(&["ldconfig", "-p", "-C", "/opt/cache"])?;
+        ensure!(listing.contains("libsome299.so.1"), "{listing}");
+        Ok(())
+    }
+
+    /// Makes the root what it was before any hook.
+    fn reset(&self) -> Result<()> {
+        for name in OURS {
+            object::remove(&self.root("/etc/ld.so.conf.d").join(name))?;
+        }
+        Ok(fs::write(self.root("/etc/ld.so.cache"), &self.old)?)
+    }
+
+    fn start(&self, limit: &str) -> Result<Child> {
+        let mut hook = self.node.command(BINARY);
+        hook.args(["update-ldcache", limit, "--folder", DRIVER, "--container-spec"]);
+        hook.arg(self.victim.state_path()).arg(self.engine.argument());
+        let log = fs::File::create(self.node.path("/run/hook.log"))?;
+        Ok(hook.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn()?)
+    }
+
+    /// An update that nobody interrupts.
+    fn complete(&self) -> Result<()> {
+        let status = self.start(LONG)?.wait()?;
+        let said = || fs::read_to_string(self.node.path("/run/hook.log")).unwrap_or_default();
+        ensure!(status.success(), "{status}: {}", said());
+        Ok(())
+    }
+
+    /// What must be true after every interruption, and after the update that comes next.
+    fn check(&self) -> Result<()> {
+        let start = Instant::now();
+        while processes(&self.node)? != self.processes {
+            let left: Vec<_> =
+                processes(&self.node)?.difference(&self.processes).cloned().collect();
+            ensure!(start.elapsed() < PATIENCE, "processes are left: {left:?}");
+            thread::sleep(Duration::from_millis(1));
+        }
+        let mounts = fs::read_to_string(self.node.path("/proc/1/mountinfo"))?;
+        ensure!(mounts == self.mounts, "mounts are left:\n{mounts}");
+        let cache = self.cache()?;
+        ensure!(cache == self.old || cache == self.new, "the cache is neither old nor new");
+        self.complete().context("update again")?;
+        let after = self.snapshot()?;
+        let different = self.updated.difference(&after);
+        ensure!(different.is_empty(), "an update afterwards leaves {different:?}");
+        Ok(())
+    }
+}
+
+/// The pids of a node, as it numbers them.
+fn processes(node: &Node) -> Result<BTreeSet<String>> {
+    let names = fs::read_dir(node.path("/proc"))?;
+    let names = names.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    Ok(names.filter(|name| name.bytes().all(|byte| byte.is_ascii_digit())).collect())
+}
+
+fn with_each_engine(test: fn(Engine) -> Result<()>) -> Result<()> {
+    if !node::possible() {
+        return Ok(());
+    }
+    let mut engines = Engine::ALL.into_iter();
+    engines.try_for_each(|engine| test(engine).with_context(|| format!("{engine:?}")))
+}
+
+/// Who is interrupted.
+#[derive(Clone, Copy, Debug)]
+enum Target {
+    /// The process that the runtime started.
+    Outer,
+    /// Its child, pid 1 of the jail.
+    Jail,
+    /// Its child in turn: ldconfig.
+    Inner,
+}
+
+impl Target {
+    /// All that there are.
+    fn of(engine: Engine) -> &'static [Self] {
+        match engine {
+            Engine::Native => &[Self::Outer, Self::Jail],
+            Engine::Ldconfig => &[Self::Outer, Self::Jail, Self::Inner],
+        }
+    }
+
+    /// The process, once it is there; none if the hook has ended before.
+    fn find(self, nsenter: &mut Child) -> Result<Option<u32>> {
+        let depth = match self {
+            Self::Outer => 1,
+            Self::Jail => 2,
+            Self::Inner => 3,
+        };
+        let start = Instant::now();
+        while nsenter.try_wait()?.is_none() {
+            let way = (0..depth).try_fold(nsenter.id(), |pid, _| child(pid));
+            // nsenter has a child before that child is the hook.
+            if let Some(pid) = way.filter(|_| depth > 1 || is_hook(way)) {
+                return Ok(Some(pid));
+            }
+            ensure!(start.elapsed() < PATIENCE, "no {self:?} appears");
+        }
+        Ok(None)
+    }
+}
+
+fn is_hook(pid: Option<u32>) -> bool {
+    let name = pid.and_then(|pid| fs::read_to_string(format!("/proc/{pid}/comm")).ok());
+    name.is_some_and(|name| name.starts_with("nri-ldcache"))
+}
+
+fn child(pid: u32) -> Option<u32> {
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
+    children.split_whitespace().next()?.parse().ok()
+}
+
+fn send(pid: u32, signal: Signal) -> Result<()> {
+    match kill(Pid::from_raw(pid.try_into()?), signal) {
+        // It has ended by itself meanwhile.
+        Ok(()) | Err(nix::Error::ESRCH) => Ok(()),
+        Err(error) => Err(error).with_context(|| format!("send {signal}")),
+    }
+}
+
+fn wait(mut nsenter: Child) -> Result<()> {
+    let start = Instant::now();
+    while nsenter.try_wait()?.is_none() {
+        if start.elapsed() > PATIENCE {
+            nsenter.kill()?;
+            bail!("the hook does not end");
+        }
+        thread::sleep(Duration::from_micros(200));
+    }
+    Ok(())
+}
+
+#[test]
+fn a_hook_that_is_killed_leaves_the_old_cache_or_the_new_one() -> Result<()> {
+    with_each_engine(kills)
+}
+
+fn kills(engine: Engine) -> Result<()> {
+    let (container, mut random) = (Container::make(engine)?, Random::seeded()?);
+    let (mut hit, mut old) = (0, 0);
+    for number in 0..KILLS {
+        container.reset()?;
+        let target = Target::of(engine)[number as usize % Target::of(engine).len()];
+        let mut nsenter = container.start(LONG)?;
+        let moment = random.moment(container.takes * 3 / 2);
+        if let Some(pid) = target.find(&mut nsenter)? {
+            thread::sleep(moment);
+            hit += u32::from(fs::exists(format!("/proc/{pid}"))?);
+            send(pid, Signal::SIGKILL)?;
+        }
+        wait(nsenter)?;
+        let context = || format!("kill {number}, of {target:?} after {moment:?}");
+        old += u32::from(container.cache().with_context(context)? == container.old);
+        container.check().with_context(context)?;
+    }
+    println!(
+        "{engine:?}: {KILLS} kills, {hit} before the end, {old} times the cache was the old one"
+    );
+    let early_and_late = (KILLS / 20..KILLS - KILLS / 20).contains(&old);
+    ensure!(hit > KILLS / 4 && early_and_late, "most came at the same time: {hit}, {old}");
+    Ok(())
+}
+
+/// A stopped process dies of SIGKILL alone: of its parent's limit, and when its parent dies.
+#[test]
+fn a_jail_that_is_frozen_ends_with_the_hook() -> Result<()> {
+    with_each_engine(freezes)
+}
+
+fn freezes(engine: Engine) -> Result<()> {
+    let (container, mut random) = (Container::make(engine)?, Random::seeded()?);
+    for number in 0..FREEZES {
+        container.reset()?;
+        let inside = &Target::of(engine)[1..];
+        let target = inside[number as usize % inside.len()];
+        let mut nsenter = container.start(SHORT)?;
+        let moment = random.moment(container.takes / 2);
+        let outer = Target::Outer.find(&mut nsenter)?;
+        if let Some(pid) = target.find(&mut nsenter)? {
+            thread::sleep(moment);
+            send(pid, Signal::SIGSTOP)?;
+        }
+        if let (Some(outer), true) = (outer, number % 4 < 2) {
+            send(outer, Signal::SIGKILL)?;
+        }
+        wait(nsenter)?;
+        let context = || format!("freeze {number}, of {target:?} after {moment:?}");
+        container.check().with_context(context)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn two_hooks_at_once_leave_a_whole_cache() -> Result<()> {
+    with_each_engine(pairs)
+}
+
+fn pairs(engine: Engine) -> Result<()> {
+    let (container, mut random) = (Container::make(engine)?, Random::seeded()?);
+    for number in 0..PAIRS {
+        container.reset()?;
+        let mut one = container.start(LONG)?;
+        thread::sleep(random.moment(container.takes / 2));
+        let mut other = container.start(LONG)?;
+        let ended = (one.wait()?, other.wait()?);
+        let log = fs::read_to_string(container.node.path("/run/hook.log"))?;
+        ensure!(ended.0.success() && ended.1.success(), "pair {number}: {ended:?} {log}");
+        ensure!(container.cache()? == container.new, "pair {number}: the cache is not whole");
+        container.check().with_context(|| format!("pair {number}"))?;
+    }
+    Ok(())
+}
