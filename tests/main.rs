@@ -22,6 +22,7 @@ mod e2e;
 mod fuzz_corpus;
 mod hook;
 mod hostile;
+mod hostile_pods;
 mod input;
 mod interrupt;
 mod tidy;
