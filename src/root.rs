@@ -18,6 +18,9 @@ mod dir;
 /// What a hostile directory may cost us to read.
 const MAX_ENTRIES: usize = 10_000;
 
+/// How often a path is tried again that another process's renames came in the way of.
+const MAX_RETRIES: usize = 1000;
+
 /// A directory below which paths are resolved: absolute links and `..` stay in it, magic links are not followed.
 #[derive(Debug)]
 pub struct Root {
@@ -127,7 +130,16 @@ impl Root {
     ) -> nix::Result<OwnedFd> {
         let resolve = resolve | ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS;
         let how = OpenHow::new().flags(flags | OFlag::O_CLOEXEC).resolve(resolve);
-        match openat2(&self.dir, path, how) {
+        // A rename or mount anywhere on the machine while a `..` is walked is EAGAIN, for the kernel can't tell then that the
+        // way stayed in the root (openat2(2)).
+        let mut opened = openat2(&self.dir, path, how);
+        for _ in 0..MAX_RETRIES {
+            if opened.as_ref().err() != Some(&Errno::EAGAIN) {
+                break;
+            }
+            opened = openat2(&self.dir, path, how);
+        }
+        match opened {
             Err(Errno::ENOSYS) if self.own => {
                 openat(&self.dir, path, flags | OFlag::O_CLOEXEC, Mode::empty())
             }
