@@ -5,11 +5,12 @@ use std::path::Path;
 
 use super::CACHE;
 use super::glibc::Glibc;
+use super::links::is_name;
 use super::search::Known;
-use super::search_path::{SearchDir, SearchPath};
+use super::search_path::SearchPath;
 use super::sorted::Ranked;
 use crate::ld_so_cache::{Cache, Entry, Format, Hwcap, is_wild};
-use crate::root::Root;
+use crate::root::{Id, Root};
 
 /// A cache, and which of its directories need not be looked through again. Empty, it is that of the full engine.
 #[derive(Debug, Default)]
@@ -43,6 +44,8 @@ impl<'a> Base<'a> {
     ) -> Result<Self, Reason> {
         check(glibc, cache)?;
         let written = root.changed(Path::new(CACHE)).ok_or("it can't be dated")?;
+        // By identity: links may lead to a directory, and then it is searched under another name.
+        let added: Vec<Id> = added.iter().filter_map(|dir| root.id(dir.as_bytes())).collect();
         let dirs = path.dirs.iter().enumerate().map(|(rank, dir)| (dir.path.as_slice(), rank));
         let ranks: HashMap<&[u8], usize> = dirs.collect();
         let mut base = Self::default();
@@ -58,7 +61,7 @@ impl<'a> Base<'a> {
             last = Some((dir, rank));
             let Some(rank) = rank else { continue }; // not searched any more
             let state = base.dirs.entry(rank);
-            let state = state.or_insert_with(|| state_of(root, path, rank, written, added));
+            let state = state.or_insert_with(|| state_of(root, path, rank, written, &added));
             match state {
                 State::Kept => {
                     base.entries.push((entry, u32::try_from(rank).map_err(|e| e.to_string())?));
@@ -115,8 +118,8 @@ fn split<'a>(entry: &Entry<'a>) -> Result<(&'a [u8], &'a [u8]), Reason> {
     if matches!(entry.hwcap, Hwcap::Legacy(_)) {
         return odd("is for legacy hwcaps");
     }
-    if entry.name.contains(&b'/') {
-        return odd("is a path");
+    if !is_name(entry.name) {
+        return odd("is no name of a file");
     }
     match entry.path.iter().rposition(|byte| *byte == b'/') {
         Some(slash) => {
@@ -154,14 +157,13 @@ fn state_of<'a>(
     path: &SearchPath,
     rank: usize,
     written: i128,
-    added: &[&str],
+    added: &[Id],
 ) -> State<'a> {
     let Some(dir) = path.dirs.get(rank) else { return State::Searched };
-    let is_added = |dir: &SearchDir| added.iter().any(|added| added.as_bytes() == dir.path);
     if root.is_mounted(&dir.path) {
         return State::Searched;
     }
-    match is_added(dir) || dir.changed > written {
+    match added.contains(&dir.id) || dir.changed > written {
         false => State::Kept,
         true if dir.hwcaps.is_some() => State::Searched,
         true => State::Known(Known::new()),

@@ -123,7 +123,8 @@ impl Listing {
             if !self.is_link(at) {
                 return Some(at);
             }
-            at = *index.get(dir.link(self.name(at))?.as_slice())?;
+            let target = dir.link(self.name(at))?;
+            at = *index.get(target.strip_prefix(b"./").unwrap_or(&target))?;
         }
         None
     }

@@ -13,7 +13,7 @@ use super::listing::{Filter, Index, Listing, contains};
 use super::search_path::SearchDir;
 use super::soname_link;
 use crate::elf::{ANY_LIBC, Arch, LIBC6, Library, Refused};
-use crate::root::{Dir, Root};
+use crate::root::{Dir, Id, Root};
 
 /// What a search needs, and what it did.
 pub(super) struct Search<'a> {
@@ -90,14 +90,13 @@ impl<'a> Search<'a> {
         choice: &mut Choice,
         known: Option<&Known<'_>>,
     ) -> Result<Vec<Option<Told>>> {
-        let listing = place.listing;
+        let (listing, none) = (place.listing, Known::new());
         let all = 0..listing.len();
         let follow = |at| listing.follow(place.dir, place.index, at);
         place.leads = all.clone().map(follow).collect();
         let mut told = vec![None; listing.len()];
-        if let Some(known) = known {
-            self.assume(place, known, choice, &mut told)?;
-        }
+        let known = known.unwrap_or(&none);
+        self.assume(place, known, choice, &mut told)?;
         for at in all.clone().filter(|at| !listing.is_link(*at)) {
             if told.get(at).is_some_and(Option::is_none) {
                 let read = self.file(place.dir.file(listing.name(at)), choice)?;
@@ -107,18 +106,25 @@ impl<'a> Search<'a> {
         for at in all.filter(|at| listing.is_link(*at)) {
             if told.get(at).is_some_and(Option::is_none) {
                 let read = match place.leads.get(at).copied().flatten() {
+                    // A file that has the name of an entry need not be what that is about.
+                    Some(file) if known.contains_key(listing.name(file)) => {
+                        self.file(place.dir.file(listing.name(file)), choice)?
+                    }
                     Some(file) => told.get(file).copied().flatten(),
                     None => self.outside(place, listing.name(at), choice)?,
                 };
                 told.get_mut(at).into_iter().for_each(|told| *told = read);
             }
         }
-        name_aouts(place, &mut told, choice)?;
+        name_aouts(self.root, place, &mut told, choice)?;
         Ok(told)
     }
 
     /// Takes over what a cache says of this directory: its entries, and that the file to which links with entries lead is
     /// called as the longest of them (the others are for the linker of compilers, and lack the version).
+    ///
+    /// Where the name of one entry is a link to the file that has the name of another, files are not called as the library
+    /// in them, and nothing is taken over.
     fn assume(
         &self,
         place: &Place<'_>,
@@ -133,7 +139,14 @@ impl<'a> Search<'a> {
             match place.leads.get(at).copied().flatten() {
                 // It leads out of the listing, or nowhere, which is to be seen again.
                 None if self.root.id(&place.path(name)).is_none() => continue,
-                Some(file) if file != at && names(&file).is_none() => {
+                Some(file) if file != at && names(&file).is_some() => {
+                    let target = place.listing.name(file);
+                    if !(name.ends_with(b".so") && target.starts_with(name)) {
+                        told.fill(None);
+                        return Ok(());
+                    }
+                }
+                Some(file) if file != at => {
                     let best = targets.entry(file).or_insert((name, *flags));
                     if best.0.len() < name.len() {
                         *best = (name, *flags);
@@ -229,11 +242,16 @@ fn tell(told: &mut [Option<Told>], at: usize, (start, end): (u32, u32), flags: i
 
 /// Gives a.out files their names: ldconfig makes one of the first name under which it meets the file, which may be a
 /// link's, and keeps it for the others.
-fn name_aouts(place: &Place<'_>, told: &mut [Option<Told>], choice: &mut Choice) -> Result<()> {
-    let mut named: Vec<(usize, Soname)> = Vec::new();
+fn name_aouts(
+    root: &Root,
+    place: &Place<'_>,
+    told: &mut [Option<Told>],
+    choice: &mut Choice,
+) -> Result<()> {
+    let mut named: Vec<(Option<Id>, Soname)> = Vec::new();
     for (at, told) in told.iter_mut().enumerate() {
         let Some(Told { soname: soname @ Soname::Major, .. }) = told else { continue };
-        let lead = place.leads.get(at).copied().flatten().unwrap_or(at);
+        let lead = root.id(&place.path(place.listing.name(at)));
         if let Some((_, first)) = named.iter().find(|(file, _)| *file == lead) {
             *soname = *first;
             continue;

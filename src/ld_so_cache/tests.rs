@@ -136,5 +136,9 @@ fn names_are_ordered_by_their_numbers() {
         assert_eq!(libcmp(more.as_bytes(), less.as_bytes()), Ordering::Greater, "{less} {more}");
     }
     assert_eq!(libcmp(b"liba.so.01", b"liba.so.1"), Ordering::Equal);
+    // Each is less than the other: their difference overflows.
+    let wild: [&[u8]; 2] = [b"liba.so.2147483649", b"liba.so.1"];
+    assert_eq!(libcmp(wild[0], wild[1]), Ordering::Less);
+    assert_eq!(libcmp(wild[1], wild[0]), Ordering::Less);
     assert!(is_wild(b"liba.so.20240101123456") && !is_wild(b"liba.so.0000000000123"));
 }
