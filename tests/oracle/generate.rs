@@ -24,18 +24,27 @@ const BASE: &[&str] = &[
 
 /// Numbers that look random (xorshift64*).
 #[derive(Debug)]
-pub(crate) struct Random(u64);
+pub(crate) struct Random {
+    state: u64,
+    /// Shall names and directories be such as no image has?
+    odd: bool,
+}
 
 impl Random {
     pub(crate) fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+        Self { state: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1, odd: true }
+    }
+
+    /// The same numbers for roots that an image may have.
+    pub(crate) fn tame(self) -> Self {
+        Self { odd: false, ..self }
     }
 
     pub(crate) fn below(&mut self, end: usize) -> usize {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize % end
+        self.state ^= self.state >> 12;
+        self.state ^= self.state << 25;
+        self.state ^= self.state >> 27;
+        (self.state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize % end
     }
 
     pub(crate) fn one<'a, T: ?Sized>(&mut self, of: &[&'a T]) -> &'a T {
@@ -60,8 +69,8 @@ pub(crate) fn root(path: &Path, base: &Path, random: &mut Random) -> Result<()> 
         fs::copy(base.join(file), path.join(file)).with_context(|| format!("copy {file}"))?;
     }
     let mut dirs: Vec<PathBuf> = vec!["usr/lib/x86_64-linux-gnu".into(), "usr/lib".into()];
-    for dir in ["opt/a/lib", "opt/b/lib", "usr/local/lib", "opt/haswell/tls", "opt/odd [x]"] {
-        if random.once_in(2) {
+    for dir in ["opt/a/lib", "opt/b/lib", "usr/local/lib", "opt/odd [x]", "opt/haswell/tls"] {
+        if random.once_in(2) && (random.odd || !dir.ends_with("tls")) {
             dirs.push(dir.into());
         }
     }
@@ -122,7 +131,7 @@ fn subdirectories(dir: &Path, random: &mut Random) -> Result<()> {
         symlink("nowhere", dir.join("glibc-hwcaps/dangling")).ok();
     }
     for name in ["tls", "haswell", "haswell/avx512_1", "sse2", "i686"] {
-        if random.once_in(5) {
+        if random.odd && random.once_in(5) {
             libraries(&dir.join(name), random, 4)?;
         }
     }
@@ -196,6 +205,7 @@ fn name(random: &mut Random) -> Vec<u8> {
 
 fn soname(random: &mut Random, name: &[u8]) -> Option<Vec<u8>> {
     Some(match random.below(20) {
+        2..8 if !random.odd => [stem(random), b".so.1"].concat(),
         0 => return None,
         1 => name.to_vec(),
         2 => b"".to_vec(),
@@ -232,6 +242,8 @@ fn broken(random: &mut Random) -> Vec<u8> {
         3 => b"/* GNU ld script */ GROUP ( /lib/libc.so.6 ) and some more text behind it ...."
             .to_vec(),
         4 => [&b"!<arch>\n"[..], &[b' '; 80]].concat(),
+        // What an a.out file is called depends on the order of the directory, and no cache keeps that.
+        5 | 6 if !random.odd => vec![0; 82],
         5 => [&b"\x0b\x01"[..], &[0; 80]].concat(),
         6 => [&b"\xcc\x00"[..], &[0; 80]].concat(),
         7 => vec![b'x'; 200],
