@@ -43,11 +43,11 @@ impl Root {
         Ok(Self { dir, own: false })
     }
 
-    /// Opens a directory, or tells that there is none at `path`.
+    /// Opens a directory, or tells that there is none at `path` that could be opened.
     pub(crate) fn open_dir(&self, path: &Path) -> Result<Option<OwnedFd>> {
         match self.open(path, OFlag::O_PATH | OFlag::O_DIRECTORY, ResolveFlag::empty()) {
             Ok(dir) => Ok(Some(dir)),
-            Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => Ok(None),
+            Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP | Errno::EACCES) => Ok(None),
             Err(error) => Err(error).with_context(|| format!("open {}", path.display())),
         }
     }
