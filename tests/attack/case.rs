@@ -91,7 +91,10 @@ impl Case {
             name: extreme.name.to_owned(),
             situation: Situation::Host,
             engine,
-            expected: extreme.expected,
+            expected: match engine {
+                Engine::Ldconfig => extreme.expected_of_ldconfig(),
+                _ => extreme.expected,
+            },
             attack: Attack::Extreme(extreme),
         }
     }
