@@ -6,6 +6,7 @@ use std::path::Path;
 use super::CACHE;
 use super::glibc::Glibc;
 use super::links::is_name;
+use super::listing::is_library;
 use super::search::Known;
 use super::search_path::SearchPath;
 use super::sorted::Ranked;
@@ -66,10 +67,10 @@ impl<'a> Base<'a> {
                 State::Kept => {
                     base.entries.push((entry, u32::try_from(rank).map_err(|e| e.to_string())?));
                 }
-                State::Known(known) if file == entry.name => {
+                State::Known(known) if file == entry.name && is_library(file) => {
                     known.insert(file, entry.flags);
                 }
-                // An entry without its link, where none could be made.
+                // An entry without its link, where none could be made, or by a name that a search passes over.
                 State::Known(_) => *state = State::Searched,
                 State::Searched => {}
             }

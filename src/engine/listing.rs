@@ -46,7 +46,7 @@ impl Filter {
 }
 
 /// `_dl_is_dso` (elf/dl-is_dso.h).
-fn is_library(name: &[u8]) -> bool {
+pub(super) fn is_library(name: &[u8]) -> bool {
     (name.starts_with(b"lib") || name.starts_with(b"ld-")) && contains(name, b".so")
         || name.starts_with(b"ld.so.")
         || name.starts_with(b"ld64.so.")
