@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
@@ -46,11 +46,12 @@ fn settled(root: &Root, path: &Path, made: &Made) {
     let cache = Cache::parse(&made.cache).expect("a cache");
     assert_eq!(cache.len(), made.entries);
     assert!(cache.entries().all(|entry| entry.is_ok()));
-    // A link has its place, and must not be followed: it leads to a file of the machine that runs this.
+    // A link in its place, or on the way, leads into the root of the machine that runs this: nothing is written through one.
     let etc = path.parent().expect("a file below a directory");
-    if etc.is_symlink() || path.is_symlink() || fs::write(path, &made.cache).is_err() {
-        return;
-    }
+    let fresh = !etc.is_symlink() && (fs::remove_file(path).is_ok() || !path.is_dir());
+    let file = fresh.then(|| fs::File::create_new(path));
+    let Some(Ok(mut file)) = file else { return };
+    file.write_all(&made.cache).expect("a file to write");
     let again = incremental(root, &["/first"], &[], &mut RealLinks).expect("a cache is there");
     assert!(again.cache == made.cache, "incremental: {:?}", again.fallback);
     assert!(again.fallback.is_some() || again.opened <= made.opened);
