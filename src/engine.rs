@@ -30,7 +30,6 @@ mod glibc;
 mod legacy;
 mod links;
 mod listing;
-mod pattern;
 mod search;
 mod search_path;
 mod soname_link;

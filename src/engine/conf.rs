@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::{Result, ensure};
 
-use super::pattern;
+use crate::glob;
 use crate::root::Root;
 
 const CONF: &[u8] = b"/etc/ld.so.conf";
@@ -84,7 +84,7 @@ impl Conf<'_> {
         for part in pattern.split(|byte| *byte == b'/').filter(|part| !part.is_empty()) {
             let mut next = Vec::new();
             for path in paths {
-                match pattern::is_magic(part) {
+                match glob::is_pattern(part) {
                     true => self.names(&path, part, &mut next)?,
                     false => next.push([&path, &b"/"[..], part].concat()),
                 }
@@ -99,7 +99,7 @@ impl Conf<'_> {
         for name in self.root.list(Path::new(OsStr::from_bytes(path)))? {
             self.matches += 1;
             ensure!(self.matches <= MAX_MATCHES, "includes look at over {MAX_MATCHES} names");
-            if name != b"." && name != b".." && pattern::matches(part, &name) {
+            if name != b"." && name != b".." && glob::matches(part, &name) {
                 found.push([dir, b"/", &name].concat());
             }
         }
