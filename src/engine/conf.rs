@@ -16,6 +16,8 @@ const FILE_LIMIT: u64 = 1 << 20;
 const MAX_FILES: usize = 1000;
 const MAX_MATCHES: usize = 10_000;
 const MAX_LINES: usize = 100_000;
+/// No path is longer (`PATH_MAX`, limits.h), and so is none that a longer pattern matches.
+const MAX_PATTERN: usize = 4096;
 /// ldconfig follows includes until it runs out of descriptors, and then goes on without.
 const MAX_DEPTH: usize = 32;
 
@@ -72,6 +74,12 @@ impl Conf<'_> {
             true => pattern.to_owned(),
             false => [from.get(..base).unwrap_or_default(), b"/", pattern].concat(),
         };
+        // A wildcard with a slash behind it means directories. (A plain name means itself, as if there were none.)
+        let last = pattern.split(|byte| *byte == b'/').rfind(|part| !part.is_empty());
+        let directories = pattern.ends_with(b"/") && last.is_some_and(glob::is_pattern);
+        if pattern.len() >= MAX_PATTERN || directories {
+            return Ok(());
+        }
         let mut paths = self.expand(&pattern)?;
         // glob(3) sorts what it found as whole paths.
         paths.sort();
@@ -81,21 +89,27 @@ impl Conf<'_> {
     /// Expands a pattern as glob(3) does: component by component.
     fn expand(&mut self, pattern: &[u8]) -> Result<Vec<Vec<u8>>> {
         let mut paths = vec![Vec::new()];
+        // The components since the last one with a wildcard.
+        let mut plain = Vec::new();
         for part in pattern.split(|byte| *byte == b'/').filter(|part| !part.is_empty()) {
+            if !glob::is_pattern(part) {
+                plain.extend([b"/", part].concat());
+                continue;
+            }
             let mut next = Vec::new();
             for path in paths {
-                match glob::is_pattern(part) {
-                    true => self.names(&path, part, &mut next)?,
-                    false => next.push([&path, &b"/"[..], part].concat()),
-                }
+                self.names(&[path, plain.clone()].concat(), part, &mut next)?;
             }
             paths = next;
+            plain.clear();
         }
-        Ok(paths)
+        Ok(paths.into_iter().map(|path| [path, plain.clone()].concat()).collect())
     }
 
     fn names(&mut self, dir: &[u8], part: &[u8], found: &mut Vec<Vec<u8>>) -> Result<()> {
         let path = if dir.is_empty() { b"/" } else { dir };
+        // Looking costs something, too, where nothing is found.
+        self.matches += 1;
         for name in self.root.list(Path::new(OsStr::from_bytes(path)))? {
             self.matches += 1;
             ensure!(self.matches <= MAX_MATCHES, "includes look at over {MAX_MATCHES} names");
@@ -115,4 +129,28 @@ fn trim_start(line: &[u8]) -> &[u8] {
 
 pub(super) fn is_space(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t'..=b'\r')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn long_patterns_end_soon_and_slashes_mean_what_they_mean_in_glibc() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir_all(dir.path().join("etc/x")).unwrap();
+        fs::write(dir.path().join("etc/x/a.conf"), "/a\n").unwrap();
+        let root = Root::at(dir.path()).unwrap();
+        for (conf, expected) in [
+            (format!("include {}\n/b\n", "/a".repeat(500_000)), &["/b"][..]),
+            ("include /etc/x/?.conf/ x/*.conf/\n/b\n".to_owned(), &["/b"]),
+            ("include /etc/x/a.conf/ x/a.conf//\n".to_owned(), &["/a", "/a"]),
+            ("include /etc//*/a.conf x/a*\n".to_owned(), &["/a", "/a"]),
+        ] {
+            fs::write(dir.path().join("etc/ld.so.conf"), &conf).unwrap();
+            let expected: Vec<_> = expected.iter().map(|line| line.as_bytes().to_owned()).collect();
+            assert_eq!(lines(&root).unwrap(), expected);
+        }
+    }
 }
