@@ -218,7 +218,7 @@ impl Conf {
         } else {
             [base, b"/", pattern].concat()
         };
-        // With a slash behind it, it means directories.
+        // With a slash behind it, it may mean directories alone.
         if pattern.len() >= MAX_PATTERN || pattern.ends_with(b"/") {
             return Ok(());
         }
@@ -341,7 +341,7 @@ mod tests {
         for include in [
             "INCLUDE /etc/ld.so.conf.d/*.conf",
             "include /etc/ld.so.conf.d/*.conf\r",
-            "include /etc/ld.so.conf.d/a.conf/ /etc/ld.so.conf.d/00-nvcr-ldcache.conf/",
+            "include /etc/ld.so.conf.d/?.conf/ /etc/ld.so.conf.d/00*.conf/",
         ] {
             let conf = conf(&[
                 ("/etc/ld.so.conf", include.to_owned().leak()),
