@@ -6,12 +6,12 @@ use std::path::Path;
 use super::CACHE;
 use super::glibc::Glibc;
 use super::links::is_name;
-use super::listing::is_library;
+use super::listing::Filter;
 use super::search::Known;
 use super::search_path::SearchPath;
 use super::sorted::Ranked;
 use crate::ld_so_cache::{Cache, Entry, Format, Hwcap, is_wild};
-use crate::root::{Id, Root};
+use crate::root::{Id, Kind, Root};
 
 /// A cache, and which of its directories need not be looked through again. Empty, it is that of the full engine.
 #[derive(Debug, Default)]
@@ -49,6 +49,12 @@ impl<'a> Base<'a> {
         let added: Vec<Id> = added.iter().filter_map(|dir| root.id(dir.as_bytes())).collect();
         let dirs = path.dirs.iter().enumerate().map(|(rank, dir)| (dir.path.as_slice(), rank));
         let ranks: HashMap<&[u8], usize> = dirs.collect();
+        let filter = Filter {
+            hwcaps: false,
+            legacy: glibc.is_legacy(),
+            temporary: glibc.skips_temporary_files(),
+        };
+        let listed = |name: &[u8]| filter.takes(name, Kind::File);
         let mut base = Self::default();
         let mut last: Option<(&[u8], Option<usize>)> = None;
         for entry in cache.entries() {
@@ -67,7 +73,7 @@ impl<'a> Base<'a> {
                 State::Kept => {
                     base.entries.push((entry, u32::try_from(rank).map_err(|e| e.to_string())?));
                 }
-                State::Known(known) if file == entry.name && is_library(file) => {
+                State::Known(known) if file == entry.name && listed(file) => {
                     known.insert(file, entry.flags);
                 }
                 // An entry without its link, where none could be made, or by a name that a search passes over.

@@ -25,7 +25,7 @@ pub(super) struct Filter {
 
 impl Filter {
     /// The conditions at the start of the loop in `search_dir` (elf/ldconfig.c).
-    fn takes(self, name: &[u8], kind: Kind) -> bool {
+    pub(super) fn takes(self, name: &[u8], kind: Kind) -> bool {
         let subdirectory = self.legacy && !self.hwcaps && legacy::is_subdirectory(name);
         let named = is_library(name) || (kind != Kind::File && (self.hwcaps || subdirectory));
         kind != Kind::Other && named && !self.skips(name)
@@ -46,7 +46,7 @@ impl Filter {
 }
 
 /// `_dl_is_dso` (elf/dl-is_dso.h).
-pub(super) fn is_library(name: &[u8]) -> bool {
+fn is_library(name: &[u8]) -> bool {
     (name.starts_with(b"lib") || name.starts_with(b"ld-")) && contains(name, b".so")
         || name.starts_with(b"ld.so.")
         || name.starts_with(b"ld64.so.")
