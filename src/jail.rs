@@ -70,9 +70,15 @@ const NONE: Option<&str> = None;
 #[derive(Debug)]
 pub struct Jail {
     root: Root,
+    layers: Layers,
+    mounted: Vec<PathBuf>,
+}
+
+/// The layers of the sandbox that are missing, and whether one may be.
+#[derive(Debug)]
+struct Layers {
     sandbox: Sandbox,
     refused: Vec<String>,
-    mounted: Vec<PathBuf>,
 }
 
 /// Proof that this process is in a jail, and has given up what it does not need there.
@@ -95,15 +101,14 @@ pub fn enter(sandbox: Sandbox, refused: Vec<String>, time: Duration) -> Result<J
     let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
     mount(NONE, "/", NONE, private, NONE).context("make mounts private")?;
     // Read while there is a /proc to read. Where there is none, what is mounted in unusual places is not known.
-    let mut jail = Jail { root: Root::own()?, sandbox, refused: Vec::new(), mounted: Vec::new() };
+    let mut layers = Layers { sandbox, refused: Vec::new() };
     let mounts = MountInfo::read().or_else(|error| {
-        jail.layer("mount table", Err(error.into())).map(|()| MountInfo::default())
+        layers.note("mount table", Err(error.into())).map(|()| MountInfo::default())
     })?;
     tree::attach(&here, &mounts).context("attach container root")?;
     change_root(&mounts)?;
-    jail.root = Root::own()?;
-    jail.mounted = mounts.visible_below(&here);
-    refused.into_iter().try_for_each(|name| jail.layer(&name, Err(anyhow!("refused"))))?;
+    let mut jail = Jail { root: Root::own()?, layers, mounted: mounts.visible_below(&here) };
+    refused.into_iter().try_for_each(|name| jail.layers.note(&name, Err(anyhow!("refused"))))?;
     for path in ["/proc", "/sys", "/dev"].map(Path::new) {
         tree::cover(&jail, path).with_context(|| format!("cover {}", path.display()))?;
     }
@@ -117,9 +122,9 @@ pub fn enter(sandbox: Sandbox, refused: Vec<String>, time: Duration) -> Result<J
     // ldconfig would write its auxiliary cache there, which is no part of what an update leaves behind.
     tree::protect(&jail, Path::new("/var/cache")).context("make /var/cache read-only")?;
     let limits = limits::set(time).map_err(Into::into);
-    jail.layer("resource limits", limits)?;
+    jail.layers.note("resource limits", limits)?;
     let dropped = capabilities::drop().map_err(Into::into);
-    jail.layer("capabilities", dropped)?;
+    jail.layers.note("capabilities", dropped)?;
     Ok(jail)
 }
 
@@ -137,16 +142,18 @@ impl Jail {
     /// Gives up what writing the configuration and the cache, and links in `dirs`, does not need.
     pub fn confine(mut self, dirs: &[String]) -> Result<Confined> {
         let privileges = prctl::set_no_new_privs().and_then(|()| prctl::set_dumpable(false));
-        self.layer("no new privileges", privileges.map_err(Into::into))?;
+        self.layers.note("no new privileges", privileges.map_err(Into::into))?;
         let landlock = landlock::restrict(&self.root, dirs);
-        self.layer("landlock", landlock)?;
+        self.layers.note("landlock", landlock)?;
         let seccomp = seccomp::restrict();
-        self.layer("seccomp", seccomp)?;
+        self.layers.note("seccomp", seccomp)?;
         Ok(Confined(self))
     }
+}
 
+impl Layers {
     /// A layer that this kernel or whoever started us refuses is missed, and told; or the end.
-    fn layer(&mut self, name: &str, done: Result<()>) -> Result<()> {
+    fn note(&mut self, name: &str, done: Result<()>) -> Result<()> {
         match done {
             Err(error) if self.sandbox == Sandbox::Strict => {
                 Err(error).with_context(|| format!("apply {name}, as --sandbox=strict demands"))
@@ -168,7 +175,7 @@ impl Confined {
 
     /// The layers that are missing, each with its reason.
     pub fn refused(&self) -> &[String] {
-        &self.0.refused
+        &self.0.layers.refused
     }
 }
 
