@@ -31,6 +31,10 @@ pub(crate) struct Child {
 
 impl Child {
     /// Forks a child that does `work` and exits with the code that it returns. The kernel kills it if this process dies.
+    ///
+    /// But for an instant: a child that is stopped before its first system call, and whose parent is killed then, has asked
+    /// for nothing yet, and ends when it is continued. Nothing tells the kernel earlier: a fork inherits no
+    /// `PR_SET_PDEATHSIG` (prctl(2)).
     pub(crate) fn spawn(work: impl FnOnce() -> i32) -> nix::Result<Self> {
         let (parent_lives, lives) = io::pipe().map_err(errno)?;
         // SAFETY: this process has one thread (no arm of `main` that comes here starts another), so the child has all of

@@ -24,7 +24,7 @@ impl Target {
     /// All that there are.
     pub(super) fn of(engine: Engine) -> &'static [Self] {
         match engine {
-            Engine::Native => &[Self::Outer, Self::Jail],
+            Engine::Native | Engine::Incremental => &[Self::Outer, Self::Jail],
             Engine::Ldconfig => &[Self::Outer, Self::Jail, Self::Inner],
         }
     }
@@ -46,6 +46,18 @@ impl Target {
             ensure!(start.elapsed() < PATIENCE, "no {self:?} appears");
         }
         Ok(None)
+    }
+
+    /// The same, once it has a mount namespace of its own.
+    pub(super) fn find_inside(self, nsenter: &mut Child) -> Result<()> {
+        let namespace = |pid| fs::read_link(format!("/proc/{pid}/ns/mnt"));
+        while let (Some(outer), Some(pid)) = (Self::Outer.find(nsenter)?, self.find(nsenter)?) {
+            // One that has ended has none.
+            if namespace(outer).ok() != namespace(pid).ok() {
+                break;
+            }
+        }
+        Ok(())
     }
 }
 
