@@ -3,6 +3,7 @@
 //! `tests/attack.sh` prints it. The hook is driven directly, as a runtime would drive it, and for each case
 //! * the host's files, volumes among them, are the same by name, owner, mode, size, link target, mtime and ctime,
 //! * the mount tables of the host and of every namespace that sees its mounts are the same,
+//! * what the hook executed was a sealed memfd without an environment, in namespaces of its own, or nothing,
 //! * no process of the hook is left, and it ended by itself within its limit,
 //! * it ended as `attack/expected.rs` has it, with one line of reason that names the object,
 //! * a container's root that was not updated is as it was, links for SONAMEs excepted, and one that was has changed
@@ -14,7 +15,6 @@ mod cache;
 mod case;
 mod cve;
 pub(crate) mod elf;
-mod executed;
 pub(crate) mod expected;
 mod extreme;
 pub(crate) mod object;
@@ -24,6 +24,7 @@ pub(crate) mod situation;
 pub(crate) mod snapshot;
 mod swapped;
 pub(crate) mod victim;
+mod watched;
 
 use std::thread;
 use std::time::Instant;
@@ -87,9 +88,13 @@ fn line(case: &Case, verdict: &Verdict) -> String {
     let said = verdict.ran.said.lines().next_back().unwrap_or_default();
     let reason = said.rsplit_once("rootfs: ").map_or(said, |(_, reason)| reason);
     let reason: String = reason.chars().take(90).collect();
-    let ms = verdict.ran.took.as_millis();
+    let ms = verdict.ran.did.took.as_millis();
     let Case { name, situation, engine, .. } = case;
     let (situation, engine) = (situation.to_string(), format!("{engine:?}"));
     let outcome = verdict.outcome;
-    format!("{mark} {name:<66} {situation:<17} {engine:<8} {outcome:<11} {ms:>5} ms  {reason}")
+    let executed = verdict.ran.did.executed.len();
+    let reason = verdict.ran.engine.as_deref().unwrap_or(&reason);
+    format!(
+        "{mark} {name:<66} {situation:<17} {engine:<11} {outcome:<11} {ms:>5} ms {executed}  {reason}"
+    )
 }

@@ -14,9 +14,10 @@ use super::site::{Ran, Site};
 use super::situation::{MAPPED, Situation};
 use super::snapshot::Snapshot;
 use super::victim::{DRIVER, Victim};
+use super::watched::Executed;
 
-/// The hook's own limit is 5 seconds; it shall end by itself before.
-const LIMIT: Duration = Duration::from_millis(5500);
+/// What a hook takes at most beyond its own limit.
+const GRACE: Duration = Duration::from_millis(500);
 
 /// What a file of an update may be called, and what is used up on the way to it.
 const UPDATED: [&str; 7] = [
@@ -107,7 +108,8 @@ impl Case {
     fn judged(&self, site: &Site) -> Result<Verdict> {
         let victim = self.victim(site)?;
         let (before, mounts) = (Snapshot::of_container(&victim.root())?, site.mounts()?);
-        let ran = site.run(&victim, self.situation, &[self.engine.argument()])?;
+        let limit = format!("--timeout={}", self.limit().as_secs());
+        let ran = site.run(&victim, self.situation, &[&limit, self.engine.argument()])?;
         let mut faults = site.damage()?;
         if site.mounts()? != mounts {
             faults.push("changed the host's mounts".to_owned());
@@ -120,7 +122,7 @@ impl Case {
             (Some(gone), None) => gone.target.is_some() && is_library(path),
             _ => false,
         };
-        let (changed, outcome): (Vec<_>, _) = match ran.code {
+        let (changed, outcome): (Vec<_>, _) = match ran.did.code {
             Some(0) if changed.is_empty() => (changed, "NothingToDo"),
             Some(0) => (changed.into_iter().filter(|path| !is_update(path)).collect(), "Updated"),
             Some(_) => (changed, "Unchanged"),
@@ -130,6 +132,7 @@ impl Case {
             faults.push(format!("{outcome}, and changed the container's /{}", path.display()));
         }
         faults.extend(self.unexpected(&victim, outcome, &ran));
+        faults.extend(self.executed(outcome, &ran.did.executed));
         Ok(Verdict { outcome, ran, faults })
     }
 
@@ -139,6 +142,9 @@ impl Case {
             Attack::Extreme(extreme) => extreme.size,
         };
         let victim = Victim::new(self.situation, size)?;
+        if self.engine == Engine::Incremental {
+            victim.make_cache()?;
+        }
         if self.situation.is_mapped() {
             victim.give()?;
         }
@@ -159,6 +165,29 @@ impl Case {
         Ok(victim)
     }
 
+    /// The hook's own: short where it is waited for.
+    fn limit(&self) -> Duration {
+        let waits = matches!(self.expected, Expected::InTime | Expected::Unchanged(_));
+        Duration::from_secs(if waits { 5 } else { 20 })
+    }
+
+    /// What was executed and must not be, or the other way round.
+    fn executed(&self, outcome: &str, executed: &[Executed]) -> Vec<String> {
+        let may = usize::from(self.engine == Engine::Ldconfig);
+        let must = if outcome == "Updated" { may } else { 0 };
+        let number = executed.len();
+        let wrong =
+            (!(must..=may).contains(&number)).then(|| format!("executed {number} programs"));
+        let alone = self.situation.namespaces();
+        let allowed = |it: &&Executed| {
+            it.sealed
+                && it.environment == 0
+                && alone.iter().all(|name| it.namespaces.contains(name))
+        };
+        let others = executed.iter().filter(|it| !allowed(it));
+        wrong.into_iter().chain(others.map(|it| format!("executed {it:?}"))).collect()
+    }
+
     /// What of the outcome is not as it was tabulated.
     fn unexpected(&self, victim: &Victim, outcome: &str, ran: &Ran) -> Option<String> {
         let in_time = match (self.expected, outcome) {
@@ -169,8 +198,8 @@ impl Case {
         if outcome != in_time.to_string() {
             return Some(format!("ended as {outcome}, not as {}: {}", self.expected, ran.said));
         }
-        if ran.took > LIMIT {
-            return Some(format!("took {:?}", ran.took));
+        if ran.did.took > self.limit() + GRACE {
+            return Some(format!("took {:?}", ran.did.took));
         }
         match in_time {
             Expected::Unchanged(text) if !ran.said.contains(text) => {

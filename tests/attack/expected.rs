@@ -10,17 +10,20 @@ use super::situation::Situation;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Engine {
     Native,
+    /// From the image's cache.
+    Incremental,
     /// The host's.
     Ldconfig,
 }
 
 impl Engine {
-    pub(crate) const ALL: [Self; 2] = [Self::Native, Self::Ldconfig];
+    pub(crate) const ALL: [Self; 3] = [Self::Native, Self::Incremental, Self::Ldconfig];
 
     /// The hook's argument.
     pub(crate) fn argument(self) -> &'static str {
         match self {
             Self::Native => "--engine=native",
+            Self::Incremental => "--engine=incremental",
             Self::Ldconfig => "--engine=ldconfig",
         }
     }

@@ -10,11 +10,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use nix::sched::{CloneFlags, setns, unshare};
+use nri_ldcache::report::{Outcome, Report};
 
 use super::place::Place;
 use super::situation::{Nests, Situation};
 use super::snapshot::Tree;
 use super::victim::{self, DRIVER, Victim};
+use super::watched::{self, Proc, Watched};
 use crate::bundle::VOLUME;
 use crate::installation::BINARY;
 use crate::node::{Node, Release};
@@ -36,20 +38,21 @@ int main(void) {
 "#;
 
 /// Longer than the hook's own limit, below any patience of a runtime.
-const LIMIT: Duration = Duration::from_secs(15);
+const LIMIT: Duration = Duration::from_secs(30);
 
 /// What one run of the hook did.
 #[derive(Debug)]
 pub(crate) struct Ran {
-    /// Not there when it had to be killed.
-    pub(crate) code: Option<i32>,
+    pub(crate) did: Watched,
     pub(crate) said: String,
-    pub(crate) took: Duration,
+    /// Which engine made the cache, as the hook reports; in a user namespace it can't.
+    pub(crate) engine: Option<String>,
 }
 
 /// The host, seen from inside: only a thread in its namespaces has one.
 #[derive(Debug)]
 pub(crate) struct Site {
+    proc: Proc,
     nests: Nests,
     tree: Tree,
     processes: BTreeSet<String>,
@@ -62,37 +65,30 @@ impl Site {
         work: impl FnOnce(&Self) -> Result<T> + Send,
     ) -> Result<T> {
         let node = start(release)?;
-        enter(&node, || work(&Self::look()?))
+        let proc = Proc::of_this_machine()?;
+        enter(&node, || work(&Self::look(proc)?))
     }
 
     /// Looks at the host that this thread has entered, before anything is done to it.
-    pub(crate) fn look() -> Result<Self> {
+    pub(crate) fn look(proc: Proc) -> Result<Self> {
         let nests = Nests::make()?;
-        Ok(Self { nests, tree: tree()?, processes: processes()? })
+        Ok(Self { proc, nests, tree: tree()?, processes: processes()? })
     }
 
     /// Runs the hook for a container.
     pub(crate) fn run(&self, victim: &Victim, situation: Situation, args: &[&str]) -> Result<Ran> {
-        let mut command = self.nests.command(situation, BINARY);
-        command.args(["update-ldcache", "--timeout=5", "--folder", DRIVER]).args(args);
+        let hook = self.nests.command(situation, BINARY);
+        let mut command = watched::command();
+        command.arg(hook.get_program()).args(hook.get_args());
+        command.args(["update-ldcache", "--folder", DRIVER]).args(args);
         command.stdin(victim.state()?).stdout(Stdio::null()).stderr(victim.log()?);
         command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").current_dir("/");
-        let start = Instant::now();
-        let mut child = command.spawn().context("start hook")?;
-        let status = loop {
-            match child.try_wait()? {
-                None if start.elapsed() > LIMIT => {
-                    child.kill()?;
-                    child.wait()?;
-                    break None;
-                }
-                None => thread::sleep(Duration::from_micros(300)),
-                ended => break ended,
-            }
-        };
+        let did = self.proc.watch(&mut command, Path::new(BINARY), LIMIT).context("run hook")?;
         let said = fs::read(victim.log_path())?;
         let said = String::from_utf8_lossy(&said).trim_end().to_owned();
-        Ok(Ran { code: status.and_then(|status| status.code()), said, took: start.elapsed() })
+        let report = Report::read(Path::new(REPORTS), &victim.id())?;
+        let made = report.filter(|report| report.outcome == Outcome::Updated);
+        Ok(Ran { did, said, engine: made.map(|report| report.engine) })
     }
 
     /// The mount tables of the host and of each nest.

@@ -55,6 +55,15 @@ impl Situation {
         Self::NESTED.contains(&self) && self != Self::Unmapped
     }
 
+    /// The namespaces of its own that whatever the hook executes has, by their names in /proc/PID/ns.
+    pub(crate) fn namespaces(self) -> &'static [&'static str] {
+        match self {
+            Self::NoNetwork => &["mnt", "pid", "ipc", "uts"],
+            Self::NoNamespaces => &["mnt"],
+            _ => &["mnt", "pid", "ipc", "uts", "net"],
+        }
+    }
+
     /// Which namespaces are refused: names of /proc/sys/user/max_*_namespaces.
     fn refused(self) -> &'static [&'static str] {
         match self {

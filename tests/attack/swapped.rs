@@ -12,6 +12,7 @@ use super::expected::Engine;
 use super::site::{self, Site};
 use super::situation::Situation;
 use super::victim::Victim;
+use super::watched::Proc;
 use crate::node::{self, Release};
 
 const RUNS: usize = 40;
@@ -41,9 +42,10 @@ fn a_path_that_is_swapped_while_the_hook_runs_leads_nowhere() -> Result<()> {
             Ok(victim)
         })?;
         let (one, other) = (victim.path(path), victim.path("/swapped"));
+        let proc = Proc::of_this_machine()?;
         let swaps = thread::scope(|scope| {
             let swapper = scope.spawn(|| site::enter(&node, || swap(&one, &other, &done)));
-            let runs = site::enter(&node, || runs(&victim));
+            let runs = site::enter(&node, || runs(&victim, proc));
             done.store(true, Ordering::Relaxed);
             let swaps = swapper.join().expect("the swapper returns errors");
             runs.and(swaps)
@@ -63,12 +65,12 @@ fn swap(one: &Path, other: &Path, done: &AtomicBool) -> Result<usize> {
     Ok(swaps)
 }
 
-fn runs(victim: &Victim) -> Result<()> {
-    let site = Site::look()?;
+fn runs(victim: &Victim, proc: Proc) -> Result<()> {
+    let site = Site::look(proc)?;
     let mounts = mounts(&site)?;
     for engine in Engine::ALL.into_iter().cycle().take(RUNS) {
         let ran = site.run(victim, Situation::Host, &[engine.argument()])?;
-        ensure!(ran.code.is_some(), "the hook had to be killed: {ran:?}");
+        ensure!(ran.did.code.is_some(), "the hook had to be killed: {ran:?}");
         ensure!(!ran.said.contains("time was up"), "{ran:?}");
     }
     let damage = site.damage()?;

@@ -4,6 +4,7 @@ use std::fs::{self, File, Permissions};
 use std::io::Read;
 use std::os::unix::fs::{PermissionsExt, lchown, symlink};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::{self, ThreadId};
 
@@ -17,7 +18,7 @@ use super::object::{bind, change};
 use super::site::TRAP;
 use super::situation::{MAPPED, Situation};
 use crate::bundle::VOLUME;
-use crate::gpu;
+use crate::{gpu, shell};
 
 /// On a tmpfs, so no part of the host's tree that is compared.
 pub(crate) const PLACE: &str = "/var/lib/containerd/attack";
@@ -60,6 +61,11 @@ impl Victim {
         Ok(victim)
     }
 
+    /// Gives the image a cache that is valid, to start from.
+    pub(crate) fn make_cache(&self) -> Result<()> {
+        shell::output(Command::new("ldconfig").arg("-r").arg(self.root())).map(drop)
+    }
+
     /// Mounts the volume and the driver, as a runtime has done before it runs hooks.
     pub(crate) fn mount(&self) -> Result<()> {
         for (from, to, flags) in [
@@ -87,13 +93,17 @@ impl Victim {
         let path = self.state_path();
         let state = json!({
             "ociVersion": "1.0.2",
-            "id": self.dir.file_name().and_then(|name| name.to_str()),
+            "id": self.id(),
             "status": "creating",
             "pid": 1,
             "bundle": self.dir,
         });
         fs::write(&path, state.to_string())?;
         Ok(File::open(path)?)
+    }
+
+    pub(crate) fn id(&self) -> String {
+        self.dir.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
     }
 
     /// Beside the root's filesystem, which may be full.
