@@ -30,6 +30,12 @@ pub(crate) const CDI: &str = "nvidia.com/gpu=0";
 /// The same with an update-ldcache hook of its own, as `nvidia-ctk cdi generate` writes it.
 pub(crate) const CDI_WITH_HOOK: &str = "nvidia.com/gpu-with-hook=0";
 
+/// A device as NVIDIA's toolkit describes it, with all of its hooks, and [`TOOLKIT`] to run them.
+pub(crate) const CDI_OF_TOOLKIT: &str = "nvidia.com/gpu-of-toolkit=0";
+
+/// Where a spec finds the toolkit's hooks. A test puts our program there.
+pub(crate) const TOOLKIT: &str = "/usr/bin/nvidia-cdi-hook";
+
 const HOSTILE: &str = "/opt/hostile";
 
 const VERSION: &str = "570.124.06";
@@ -58,7 +64,27 @@ pub(crate) fn install(node: &Node, hook: &str) -> Result<()> {
         "path": hook,
         "args": ["nvidia-cdi-hook", "update-ldcache", "--folder", directory()],
     }]);
-    node.write("/etc/cdi/with-hook.json", &cdi("nvidia.com/gpu-with-hook", hooks).to_string())
+    node.write("/etc/cdi/with-hook.json", &cdi("nvidia.com/gpu-with-hook", hooks).to_string())?;
+    let toolkit = cdi("nvidia.com/gpu-of-toolkit", toolkit_hooks());
+    node.write("/etc/cdi/of-toolkit.json", &toolkit.to_string())
+}
+
+/// The hooks that `nvidia-ctk cdi generate` of the toolkit's version 1.18 puts into a spec.
+fn toolkit_hooks() -> Value {
+    let gbm = format!("../libnvidia-allocator.so.1::{}/gbm/nvidia-drm_gbm.so", directory());
+    let folder = directory();
+    let hooks = [
+        vec!["create-symlinks", "--link", &gbm],
+        vec!["enable-cuda-compat", "--host-driver-version=570.124.06"],
+        vec!["update-ldcache", "--folder", &folder],
+        vec!["disable-device-node-modification"],
+    ];
+    let hooks = hooks.into_iter().map(|args| {
+        let args: Vec<_> = ["nvidia-cdi-hook"].into_iter().chain(args).collect();
+        let env = ["NVIDIA_CTK_DEBUG=false"];
+        json!({ "hookName": "createContainer", "path": TOOLKIT, "args": args, "env": env })
+    });
+    hooks.collect()
 }
 
 /// A container with a driver directory whose maker wants a link made outside: at `/vol`, when ldconfig follows a SONAME.

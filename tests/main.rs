@@ -17,6 +17,7 @@ mod shell;
 
 // A subject each.
 mod attack;
+mod cdi;
 mod e2e;
 #[cfg(feature = "fuzzing")]
 mod fuzz_corpus;
