@@ -7,9 +7,9 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, ReadBuf, sink};
-use tokio::sync::watch;
 
-use crate::mux::{End, Ends, Existing, Filter, InFlight, Mux};
+use crate::InFlight;
+use crate::mux::{End, Ends, Existing, Filter, Mux};
 
 /// What a filter made of the plugin's connection.
 #[derive(Debug, Default, PartialEq)]
@@ -28,9 +28,9 @@ pub struct Filtered {
 
 /// Filters the bytes of the plugin's connection.
 pub fn filter<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Filtered {
-    let requests = watch::Sender::new(0);
+    let requests = InFlight::default();
     let (mut filtered, mut existing) = (Filtered::default(), Vec::new());
-    let mut filter = Filter::new(|item| existing.push(name(item)), InFlight(requests.clone()));
+    let mut filter = Filter::new(|item| existing.push(name(item)), requests.clone());
     for piece in pieces {
         if let Err(violation) = filter.feed(piece, &mut filtered.out) {
             filtered.violation = Some(violation.0);
@@ -39,7 +39,7 @@ pub fn filter<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Filtered {
         filtered.held = filtered.held.max(filter.held());
     }
     drop(filter);
-    Filtered { existing, requests: *requests.borrow(), ..filtered }
+    Filtered { existing, requests: requests.count(), ..filtered }
 }
 
 fn name(item: Existing) -> String {
@@ -65,7 +65,7 @@ pub struct Carried {
 
 /// Carries the bytes of a trunk to its end.
 pub fn carry<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Carried {
-    let (mux, Ends { plugin: mut server, runtime: mut client, in_flight: _ }) = Mux::new();
+    let (mux, Ends { plugin: mut server, runtime: mut client }) = Mux::new(InFlight::default());
     let trunk = Pieces(pieces.into_iter().filter(|piece| !piece.is_empty()).collect(), 0);
     let (mut plugin, mut runtime, mut existing) = (Vec::new(), Vec::new(), Vec::new());
     let end = block_on(async {
@@ -79,7 +79,7 @@ pub fn carry<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Carried {
 
 /// What a mux writes to its trunk when ttrpc writes these pieces, each for the plugin's connection or the runtime's.
 pub fn write<'a>(pieces: impl IntoIterator<Item = (bool, &'a [u8])>) -> (Vec<u8>, String) {
-    let (mux, Ends { plugin: mut server, runtime: mut client, in_flight: _ }) = Mux::new();
+    let (mux, Ends { plugin: mut server, runtime: mut client }) = Mux::new(InFlight::default());
     let mut trunk = Vec::new();
     let end = block_on(async {
         let carry = mux.carry(Silent, &mut trunk, |_| ());

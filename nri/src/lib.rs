@@ -118,6 +118,8 @@ mod launch;
 
 mod session;
 
+mod in_flight;
+
 // What a session is made of: the calls, and the connections below them.
 mod mux;
 mod service;
@@ -134,6 +136,7 @@ pub mod fuzzing;
 pub use error::Error;
 pub use events::{Event, Events};
 pub use identity::Identity;
+pub use in_flight::InFlight;
 pub use launch::Launch;
 pub use plugin::{HandlerError, Plugin, Runtime};
 pub use session::{Closed, Session};

@@ -23,11 +23,11 @@ use std::io;
 
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, duplex, split};
 use tokio::select;
-use tokio::sync::watch;
 
 pub(crate) use self::synchronize::Existing;
 #[cfg(feature = "fuzzing")]
 pub(crate) use self::synchronize::Filter;
+use crate::InFlight;
 
 /// The connection on which the runtime is the client.
 const PLUGIN: u32 = 1;
@@ -81,26 +81,6 @@ impl From<Violation> for End {
     }
 }
 
-/// How many requests of the runtime are not yet answered on the trunk.
-#[derive(Clone, Debug)]
-pub(crate) struct InFlight(pub(crate) watch::Sender<usize>);
-
-impl InFlight {
-    /// Waits until each request that came in is answered, to the last byte.
-    pub(crate) async fn drained(&self) {
-        // Cannot fail: `self` holds the sender.
-        let _ = self.0.subscribe().wait_for(|count| *count == 0).await;
-    }
-
-    fn came(&self) {
-        self.0.send_modify(|count| *count += 1);
-    }
-
-    fn answered(&self) {
-        self.0.send_modify(|count| *count = count.saturating_sub(1));
-    }
-}
-
 /// What ttrpc sees of the mux.
 #[derive(Debug)]
 pub(crate) struct Ends {
@@ -108,7 +88,6 @@ pub(crate) struct Ends {
     pub(crate) plugin: DuplexStream,
     /// For the ttrpc client.
     pub(crate) runtime: DuplexStream,
-    pub(crate) in_flight: InFlight,
 }
 
 /// Carries the two connections over a trunk.
@@ -120,12 +99,11 @@ pub(crate) struct Mux {
 }
 
 impl Mux {
-    /// A mux without a trunk, and what it connects.
-    pub(crate) fn new() -> (Self, Ends) {
+    /// A mux without a trunk, which keeps account of requests in `in_flight`, and what it connects.
+    pub(crate) fn new(in_flight: InFlight) -> (Self, Ends) {
         let (plugin, plugin_end) = duplex(PIPE);
         let (runtime, runtime_end) = duplex(PIPE);
-        let in_flight = InFlight(watch::Sender::new(0));
-        let ends = Ends { plugin: plugin_end, runtime: runtime_end, in_flight: in_flight.clone() };
+        let ends = Ends { plugin: plugin_end, runtime: runtime_end };
         (Self { plugin, runtime, in_flight }, ends)
     }
 

@@ -17,9 +17,9 @@ use ttrpc::r#async::transport::{Listener, Socket};
 use ttrpc::r#async::{Client, Server};
 
 use crate::api::{RegisterPluginRequest, RuntimeClient, create_plugin};
-use crate::mux::{End, Ends, InFlight, Mux};
+use crate::mux::{End, Ends, Mux};
 use crate::service::Service;
-use crate::{Error, Identity, Plugin};
+use crate::{Error, Identity, InFlight, Plugin};
 
 /// The version of NRI that this crate's messages are from, as Go modules write it. Runtimes only
 /// log it.
@@ -38,6 +38,7 @@ const STILL_WAITING: Duration = Duration::from_secs(30);
 pub struct Session {
     trunk: UnixStream,
     registration: Duration,
+    in_flight: InFlight,
 }
 
 /// Why a session ended.
@@ -101,7 +102,7 @@ impl Session {
     }
 
     fn new(trunk: UnixStream) -> Self {
-        Self { trunk, registration: REGISTRATION }
+        Self { trunk, registration: REGISTRATION, in_flight: InFlight::default() }
     }
 
     /// How long the runtime may take to answer the registration; 5 minutes if not set.
@@ -109,6 +110,11 @@ impl Session {
     pub fn registration_timeout(mut self, limit: Duration) -> Self {
         self.registration = limit;
         self
+    }
+
+    /// The requests that this session has not answered, now and whenever it is asked.
+    pub fn in_flight(&self) -> InFlight {
+        self.in_flight.clone()
     }
 
     /// Registers the plugin and answers the runtime until one of both has enough.
@@ -129,7 +135,8 @@ impl Session {
     ) -> Result<Closed, Error> {
         let service = Arc::new(Service::new(plugin));
         let _close = CloseOnDrop(&service);
-        let (mux, Ends { plugin, runtime, in_flight }) = Mux::new();
+        let in_flight = self.in_flight;
+        let (mux, Ends { plugin, runtime }) = Mux::new(in_flight.clone());
         let (trunk_in, trunk_out) = self.trunk.into_split();
         let mut carry = pin!(mux.carry(trunk_in, trunk_out, |existing| service.existing(existing)));
 

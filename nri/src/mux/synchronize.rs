@@ -11,7 +11,8 @@
 use ttrpc::proto::{Codec as _, Request};
 
 use super::fields::{Fields, Token};
-use super::{InFlight, MESSAGE_HEADER, Violation};
+use super::{MESSAGE_HEADER, Violation};
+use crate::InFlight;
 use crate::api::{Container, Message as _, PodSandbox, SynchronizeRequest};
 
 const SERVICE: &str = "nri.pkg.api.v1alpha1.Plugin";
@@ -145,7 +146,8 @@ impl<D: FnMut(Existing)> Filter<D> {
             return Err(Violation("a ttrpc message is longer than 16 MiB"));
         }
         if header[KIND] == REQUEST {
-            self.in_flight.came();
+            let stream = u32::from_be_bytes([header[4], header[5], header[6], header[7]]);
+            self.in_flight.came(stream);
             if len > 0 {
                 return Ok(State::Head(Head::new(header, len)));
             }

@@ -9,6 +9,7 @@ use crate::fake::trunk::{Frame, StrictReader, Trunk};
 /// A mux between ttrpc, played by the test, and a strict runtime.
 struct World {
     ends: Ends,
+    in_flight: InFlight,
     trunk: Trunk,
     plugin: StrictReader,
     runtime: StrictReader,
@@ -18,10 +19,11 @@ struct World {
 fn world() -> World {
     let (ours, theirs) = UnixStream::pair().unwrap();
     let (trunk, plugin, runtime) = Trunk::new(theirs).unwrap();
-    let (mux, ends) = Mux::new();
+    let in_flight = InFlight::default();
+    let (mux, ends) = Mux::new(in_flight.clone());
     let (trunk_in, trunk_out) = ours.into_split();
     let end = tokio::spawn(mux.carry(trunk_in, trunk_out, |_| ()));
-    World { ends, trunk, plugin, runtime, end }
+    World { ends, in_flight, trunk, plugin, runtime, end }
 }
 
 async fn ended(end: JoinHandle<End>) -> End {
@@ -206,18 +208,18 @@ async fn a_runtime_that_sends_too_much_has_to_wait() {
 
 #[tokio::test]
 async fn a_request_is_in_flight_until_its_answer_is_written() {
-    let World { mut ends, mut trunk, mut plugin, .. } = world();
-    ends.in_flight.drained().await;
+    let World { mut ends, in_flight, mut trunk, mut plugin, .. } = world();
+    in_flight.drained().await;
     let request = message(1, 1, b"\x12\x01x");
     for _ in 0..2 {
         trunk.send_frame(PLUGIN, &request).await.unwrap();
         ends.plugin.read_exact(&mut vec![0; request.len()]).await.unwrap();
     }
-    assert_eq!(*ends.in_flight.0.borrow(), 2);
+    assert_eq!(in_flight.count(), 2);
     ends.plugin.write_all(&message(1, 2, &[7; 9000])).await.unwrap();
     plugin.message().await.unwrap();
-    assert_eq!(*ends.in_flight.0.borrow(), 1);
+    assert_eq!(in_flight.count(), 1);
     ends.plugin.write_all(&message(1, 2, &[7; 9000])).await.unwrap();
-    ends.in_flight.drained().await;
+    in_flight.drained().await;
     plugin.message().await.unwrap();
 }

@@ -18,7 +18,8 @@ use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWri
 use tokio::io::{AsyncWriteExt, BufReader};
 use tokio::select;
 
-use super::{End, FRAME_HEADER, InFlight, MESSAGE_HEADER, PIPE, PLUGIN, RUNTIME, Violation};
+use super::{End, FRAME_HEADER, MESSAGE_HEADER, PIPE, PLUGIN, RUNTIME, Violation};
+use crate::InFlight;
 
 /// What a Go reader accepts while it waits for the header of a message.
 const FIRST_FRAME: usize = 4096;
@@ -47,8 +48,9 @@ pub(super) async fn write(
                 if more?.is_empty() {
                     return Err(Violation("the ttrpc server stopped").into());
                 }
-                if trunk.send(PLUGIN, &mut plugin).await? == RESPONSE {
-                    in_flight.answered();
+                let (stream, kind) = trunk.send(PLUGIN, &mut plugin).await?;
+                if kind == RESPONSE {
+                    in_flight.answered(stream);
                 }
             }
             more = runtime.fill_buf(), if runtime_open => {
@@ -69,11 +71,15 @@ struct Trunk<W> {
 }
 
 impl<W: AsyncWrite + Unpin> Trunk<W> {
-    /// Sends one whole message; returns its type.
-    async fn send(&mut self, id: u32, from: &mut (impl AsyncBufRead + Unpin)) -> Result<u8, End> {
+    /// Sends one whole message; returns its stream and type.
+    async fn send(
+        &mut self,
+        id: u32,
+        from: &mut (impl AsyncBufRead + Unpin),
+    ) -> Result<(u32, u8), End> {
         let mut header = [0; MESSAGE_HEADER];
         from.read_exact(&mut header).await?;
-        let [l0, l1, l2, l3, .., kind, _flags] = header;
+        let [l0, l1, l2, l3, s0, s1, s2, s3, kind, _flags] = header;
         let mut left = MESSAGE_HEADER + u32::from_be_bytes([l0, l1, l2, l3]) as usize;
 
         let first = left.min(FIRST_FRAME);
@@ -87,7 +93,7 @@ impl<W: AsyncWrite + Unpin> Trunk<W> {
             self.copy(next, from).await?;
             left -= next;
         }
-        Ok(kind)
+        Ok((u32::from_be_bytes([s0, s1, s2, s3]), kind))
     }
 
     /// The header of a frame goes out together with what follows it.

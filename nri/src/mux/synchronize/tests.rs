@@ -1,5 +1,3 @@
-use tokio::sync::watch;
-
 use super::*;
 
 /// What a filter did.
@@ -12,7 +10,7 @@ struct Seen {
 
 /// Feeds `input` in pieces of `size` bytes.
 fn filter(input: &[u8], size: usize) -> Result<Seen, Violation> {
-    let count = watch::Sender::new(0);
+    let count = InFlight::default();
     let mut seen = Seen::default();
     let mut existing = Vec::new();
     let mut filter = Filter::new(
@@ -23,13 +21,13 @@ fn filter(input: &[u8], size: usize) -> Result<Seen, Violation> {
                 Existing::TooLarge(len) => format!("{len} bytes"),
             });
         },
-        InFlight(count.clone()),
+        count.clone(),
     );
     for piece in input.chunks(size) {
         filter.feed(piece, &mut seen.out)?;
     }
     drop(filter);
-    Ok(Seen { existing, requests: *count.borrow(), ..seen })
+    Ok(Seen { existing, requests: count.count(), ..seen })
 }
 
 fn message(stream: u32, kind: u8, payload: &[u8]) -> Vec<u8> {
@@ -211,7 +209,7 @@ fn nothing_grows_with_the_message() {
     assert!(payload.len() > 12_000_000);
     let input = message(1, REQUEST, &request(METHOD, payload).encode().unwrap());
     let mut containers = 0;
-    let mut filter = Filter::new(|_| containers += 1, InFlight(watch::Sender::new(0)));
+    let mut filter = Filter::new(|_| containers += 1, InFlight::default());
     let (mut out, mut most) = (Vec::new(), 0);
     for piece in input.chunks(8192) {
         filter.feed(piece, &mut out).unwrap();
