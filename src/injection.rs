@@ -1,13 +1,14 @@
 //! [`Injection`]: the hook as it is put into a container, and the file on the host that it will run.
 
-use std::fs::{self, File};
+use std::fmt;
+use std::fs::{self, File, Metadata, TryLockError};
 use std::io::Read;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Error, Result, anyhow};
 use nri::api::{ContainerAdjustment, Hook, OptionalInt};
 
 use crate::update::Update;
@@ -24,12 +25,37 @@ pub struct Injection {
     seen: PathBuf,
     /// In whole seconds: the runtime kills a hook that takes longer.
     timeout: i64,
-    /// The file that was found to be this program.
-    verified: Mutex<Option<Identity>>,
+    /// The file that was found to be this program, open and locked.
+    verified: Mutex<Option<(Identity, File)>>,
 }
 
 /// What tells a file from another that took its place (stat(2)): device, inode, size, time of modification and of change.
 type Identity = (u64, u64, u64, i64, i64, i64, i64);
+
+/// Why nothing can be injected.
+#[derive(Debug)]
+pub struct Fault {
+    word: &'static str,
+    error: Error,
+}
+
+impl Fault {
+    /// Every word.
+    pub const WORDS: [&str; 4] = ["missing", "not-executable", "other-program", "being-removed"];
+
+    /// The fault as one word, for metrics.
+    pub fn word(&self) -> &'static str {
+        self.word
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#}", self.error)
+    }
+}
+
+impl std::error::Error for Fault {}
 
 impl Injection {
     /// The name under which a hook is executed, by which it is known again.
@@ -52,34 +78,50 @@ impl Injection {
     /// Is the file on the host there, executable, and this very program? A hook that can't be run stops every container
     /// that has it, so nothing may be injected then.
     ///
-    /// It costs one stat(2) while the file is the one that was found good before.
-    pub fn verify(&self) -> Result<()> {
+    /// It costs one stat(2) while the file is the one that was found good before. That one is held open with a shared
+    /// flock(2), so that who removes old versions sees that this one is in use; it works on a read-only mount, too.
+    pub fn verify(&self) -> Result<(), Fault> {
         let name = self.seen.display();
-        let meta = fs::metadata(&self.seen).with_context(|| format!("find hook {name}"))?;
-        let identity = (
-            meta.dev(),
-            meta.ino(),
-            meta.size(),
-            meta.mtime(),
-            meta.mtime_nsec(),
-            meta.ctime(),
-            meta.ctime_nsec(),
-        );
         let mut verified = self.verified.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        if *verified == Some(identity) {
+        let found = fs::metadata(&self.seen).with_context(|| format!("find hook {name}"));
+        if let (Ok(meta), Some((good, _))) = (&found, &*verified)
+            && identity(meta) == *good
+        {
             return Ok(());
         }
         *verified = None;
-        ensure!(meta.is_file(), "hook {name} is not a regular file");
-        ensure!(
-            meta.permissions().mode() & 0o111 == 0o111,
-            "hook {name} is not executable for all"
-        );
-        let ours = same(&self.seen, Path::new("/proc/self/exe"))
-            .with_context(|| format!("compare hook {name}"))?;
-        ensure!(ours, "hook {name} is another program, or another version of this one");
-        *verified = Some(identity);
+        let meta = found.map_err(|error| Fault { word: "missing", error })?;
+        *verified = Some((identity(&meta), self.ours(&meta)?));
         Ok(())
+    }
+
+    /// The file, open and locked, if it is this program.
+    fn ours(&self, meta: &Metadata) -> Result<File, Fault> {
+        let name = self.seen.display();
+        let fault = |word| move |error| Fault { word, error };
+        let other = fault("other-program");
+        if !meta.is_file() {
+            return Err(other(anyhow!("hook {name} is not a regular file")));
+        }
+        if meta.permissions().mode() & 0o111 != 0o111 {
+            return Err(fault("not-executable")(anyhow!("hook {name} is not executable for all")));
+        }
+        let mut file = File::open(&self.seen)
+            .with_context(|| format!("open hook {name}"))
+            .map_err(fault("missing"))?;
+        // A file system without locks is no reason not to inject: what they are for is to be polite to `install`.
+        if let Err(TryLockError::WouldBlock) = file.try_lock_shared() {
+            return Err(fault("being-removed")(anyhow!("hook {name} is being removed")));
+        }
+        let opened = file.metadata().is_ok_and(|opened| identity(&opened) == identity(meta));
+        let ours = opened.then(|| same(&mut file, Path::new("/proc/self/exe"))).transpose();
+        match ours.with_context(|| format!("compare hook {name}")).map_err(other)? {
+            Some(true) => Ok(file),
+            Some(false) => Err(other(anyhow!(
+                "hook {name} is another program, or another version of this one"
+            ))),
+            None => Err(fault("being-removed")(anyhow!("hook {name} is being replaced"))),
+        }
     }
 
     /// The hook that does `update`. Its environment is set, for without one runc would give it the container's, and with
@@ -104,9 +146,21 @@ impl Injection {
     }
 }
 
+fn identity(meta: &Metadata) -> Identity {
+    (
+        meta.dev(),
+        meta.ino(),
+        meta.size(),
+        meta.mtime(),
+        meta.mtime_nsec(),
+        meta.ctime(),
+        meta.ctime_nsec(),
+    )
+}
+
 /// Have both files the same content?
-fn same(one: &Path, other: &Path) -> Result<bool> {
-    let (mut one, mut other) = (File::open(one)?, File::open(other)?);
+fn same(one: &mut File, other: &Path) -> Result<bool> {
+    let mut other = File::open(other)?;
     if one.metadata()?.len() != other.metadata()?.len() {
         return Ok(false);
     }
@@ -146,6 +200,34 @@ mod tests {
         fs::remove_file(&file).unwrap();
         fs::create_dir(&file).unwrap();
         assert!(error(&injection).contains("not a regular file"));
+    }
+
+    #[test]
+    fn the_file_is_locked_while_it_is_the_one_that_is_injected() {
+        let host = tempfile::tempdir().unwrap();
+        let (file, old) = (host.path().join("hook"), host.path().join("old"));
+        fs::copy("/proc/self/exe", &file).unwrap();
+        let injection =
+            || Injection::new(Path::new("/hook"), host.path(), Duration::from_secs(10)).unwrap();
+        let (one, another) = (injection(), injection());
+        one.verify().unwrap();
+        another.verify().unwrap();
+        let locked = |path: &Path| File::open(path).unwrap().try_lock().is_err();
+        assert!(locked(&file), "nobody holds it");
+        // An upgrade in place: the lock goes where the name goes.
+        fs::rename(&file, &old).unwrap();
+        fs::copy("/proc/self/exe", &file).unwrap();
+        one.verify().unwrap();
+        another.verify().unwrap();
+        assert!(locked(&file) && !locked(&old));
+        fs::remove_file(&old).unwrap();
+        drop((one, another));
+        let remover = File::open(&file).unwrap();
+        remover.try_lock().unwrap();
+        let fault = injection().verify().unwrap_err();
+        assert_eq!((fault.word(), Fault::WORDS.contains(&fault.word())), ("being-removed", true));
+        drop(remover);
+        injection().verify().unwrap();
     }
 
     #[test]
