@@ -14,6 +14,7 @@ use nri::Identity;
 use serde::Deserialize;
 
 use crate::injection::Injection;
+use crate::plugin::http::Address;
 use crate::policy::{Mode, Policy};
 use crate::report::Report;
 use crate::update::{Engine, LibDir, OnFailure, Sandbox, Update, host_path, seconds};
@@ -84,6 +85,9 @@ pub struct Settings {
     /// Directory of the host where hooks report [default: /run/nri-ldcache]
     #[arg(long, value_name = "DIR", env = "NRI_LDCACHE_REPORT_DIR")]
     pub report_dir: Option<PathBuf>,
+    /// Where metrics and health are served, if anywhere: /metrics, /healthz, /readyz; without a host, on all addresses
+    #[arg(long, value_name = "[HOST]:PORT", env = "NRI_LDCACHE_HTTP_ADDRESS")]
+    pub http_address: Option<Address>,
     /// Which containers are refreshed when no annotation says so [default: auto]
     #[arg(long, value_enum, env = "NRI_LDCACHE_MODE")]
     pub mode: Option<Mode>,
@@ -152,6 +156,7 @@ impl Settings {
             ("idx", settings.idx.is_some()),
             ("name", settings.name.is_some()),
             ("socket_path", settings.socket_path.is_some()),
+            ("http_address", settings.http_address.is_some()),
             ("log_level", settings.log_level.is_some()),
             ("log_format", settings.log_format.is_some()),
         ];
@@ -189,6 +194,7 @@ impl Settings {
             on_failure,
             sandbox,
             report_dir,
+            http_address,
             mode,
             annotation,
             excluded_namespaces,

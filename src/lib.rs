@@ -24,6 +24,8 @@ pub mod config;
 pub mod plugin;
 // What it logs.
 pub mod log;
+// What it counts.
+pub mod metrics;
 // Who asked for a GPU.
 pub mod signal;
 // What to do about it. Pure.

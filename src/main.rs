@@ -34,8 +34,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Run(args) => {
             let settings = args.settings()?;
-            log::start(&settings.settings());
-            plugin::run(settings)?;
+            let format = log::start(&settings.settings());
+            return log::end(format, plugin::run(settings));
         }
         Command::UpdateLdcache(args) => match hook::run(&args.update, &args.container_spec) {
             Err(error) if args.update.on_failure() == OnFailure::Warn => say(&format!("{error:#}")),

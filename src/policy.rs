@@ -50,6 +50,11 @@ pub struct Policy {
 impl Policy {
     /// The annotation that toggles updates, unless the operator names another.
     pub const ANNOTATION: &str = "ldcache.noderesource.dev";
+
+    /// Can the pod's annotation of this key change a decision?
+    pub fn reads(&self, key: &str) -> bool {
+        key.starts_with(&self.annotation) || signal::reads(key)
+    }
 }
 
 impl Default for Policy {
@@ -96,6 +101,9 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// Every word.
+    pub const WORDS: [&str; 4] = ["not-gpu", "disabled", "excluded-namespace", "has-hook"];
+
     /// The reason as one word, for logs and metrics.
     pub fn word(&self) -> &'static str {
         match self {

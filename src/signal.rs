@@ -24,6 +24,10 @@ pub enum Signal {
 }
 
 impl Signal {
+    /// Every word.
+    pub const WORDS: [&str; 7] =
+        ["annotation", "configuration", "device", "cdi", "visible-devices", "library", "directory"];
+
     /// The signal as one word, for logs and metrics.
     pub fn word(&self) -> &'static str {
         match self {
@@ -117,6 +121,11 @@ fn cdi_device(pod: &PodSandbox, container: &Container) -> Option<String> {
         .filter(|(key, _)| key.starts_with("cdi.k8s.io/") || concerns(key, &container.name))
         .flat_map(|(_, value)| value.split(','));
     listed.chain(annotated).map(str::trim).find(|name| is_nvidia_kind(name)).map(str::to_owned)
+}
+
+/// Can the annotation of this key be one of these?
+pub fn reads(key: &str) -> bool {
+    key.starts_with("cdi.k8s.io/") || key.starts_with("nvidia.cdi.k8s.io")
 }
 
 /// Is this an annotation of NVIDIA's NRI plugin for this container?

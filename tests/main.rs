@@ -7,12 +7,14 @@ mod containerd;
 mod cri;
 mod daemon;
 mod debian;
+mod endpoint;
 mod gpu;
 mod image;
 mod installation;
 mod matrix;
 mod node;
 mod pod;
+mod served;
 mod shell;
 
 // A subject each.
@@ -21,9 +23,13 @@ mod cdi;
 mod e2e;
 #[cfg(feature = "fuzzing")]
 mod fuzz_corpus;
+mod health;
 mod hook;
 mod hostile;
 mod hostile_pods;
+mod http;
 mod input;
 mod interrupt;
+mod log;
+mod metrics;
 mod tidy;

@@ -1,0 +1,50 @@
+//! What the daemon serves over HTTP, as a client sees it: raw, for a library would mend what is to be seen.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+/// An answer.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) head: String,
+    pub(crate) body: String,
+}
+
+/// Sends bytes to an address of this machine; what comes back until the end.
+pub(crate) fn converse(address: SocketAddr, request: &str) -> Result<String> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(Duration::from_secs(15)))?;
+    stream.write_all(request.as_bytes())?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).context("read the answer")?;
+    Ok(answer)
+}
+
+/// Gets a page from an address of this machine.
+pub(crate) fn get(address: SocketAddr, path: &str) -> Result<Answer> {
+    Answer::parse(&converse(address, &request(path))?)
+}
+
+fn request(path: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n")
+}
+
+impl Answer {
+    pub(crate) fn parse(text: &str) -> Result<Self> {
+        let (head, body) = text.split_once("\r\n\r\n").with_context(|| format!("{text:?}"))?;
+        let status = head.split(' ').nth(1).context("no status")?.parse()?;
+        Ok(Self { status, head: head.to_lowercase(), body: body.to_owned() })
+    }
+}
+
+/// The value of a sample, named with its labels.
+pub(crate) fn sample(metrics: &str, name: &str) -> Result<f64> {
+    let mut lines = metrics.lines();
+    let value = lines.find_map(|line| line.strip_prefix(&format!("nri_ldcache_{name} ")));
+    let value = value.with_context(|| format!("no sample {name} in\n{metrics}"))?;
+    Ok(value.parse()?)
+}

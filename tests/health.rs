@@ -1,0 +1,96 @@
+//! What probes and scrapers see of the daemon, whatever the runtime does to it.
+
+use std::fs;
+use std::thread::sleep;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use nri::fake::PLUGIN;
+
+use crate::served::{Served, gpu, wait};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readiness_follows_the_handshake_and_liveness_does_not() -> Result<()> {
+    let served = Served::start(&[])?;
+    let mut runtime = served.socket.accept().await?;
+    let registration = runtime.registration().await?;
+    served.is(503, 200, "not registered by the runtime\n")?;
+    runtime.accept(&registration).await?;
+    runtime.configure().await?;
+    served.is(503, 200, "not synchronized by the runtime\n")?;
+    ensure!(served.metric("registered")? == 1.0 && served.metric("synchronized")? == 0.0);
+    runtime.synchronize(&[], &[], 1).await?;
+    served.is(200, 200, "ok\n")?;
+    ensure!(served.metric("synchronized")? == 1.0);
+    drop(runtime);
+    wait(|| served.is(503, 200, "not connected to the runtime\n"))?;
+    ensure!(served.metric("registered")? == 0.0);
+    ensure!(served.metric("disconnects_total{reason=\"runtime\"}")? == 1.0);
+    let runtime = served.registered().await?;
+    served.is(200, 200, "ok\n")?;
+    ensure!(served.metric("connects_total")? == 2.0);
+    drop(runtime);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hook_file_that_vanishes_is_seen_by_the_next_probe() -> Result<()> {
+    let served = Served::start(&[])?;
+    let mut runtime = served.registered().await?;
+    served.is(200, 200, "ok\n")?;
+    let away = served.directory.path().join("away");
+    fs::rename(served.hook(), &away)?;
+    served.is(503, 200, "find hook")?;
+    ensure!(served.metric("hook_file_good")? == 0.0);
+    let (pod, container) = gpu("without");
+    let answer = runtime.create_container(pod, container).await?;
+    ensure!(answer.adjust.hooks.create_container.is_empty(), "a hook that can't be run");
+    ensure!(served.metric("hooks_withheld_total{reason=\"missing\"}")? == 1.0);
+    fs::rename(&away, served.hook())?;
+    served.is(200, 200, "ok\n")?;
+    let (pod, container) = gpu("with");
+    let answer = runtime.create_container(pod, container).await?;
+    ensure!(answer.adjust.hooks.create_container.len() == 1, "no hook");
+    fs::write(&away, "another program")?;
+    fs::rename(&away, served.hook())?;
+    served.is(503, 200, "is not executable for all")?;
+    ensure!(served.metric("hooks_injected_total")? == 1.0);
+    Ok(())
+}
+
+/// A runtime that stops in the middle of a request and does not go away: nothing here mends that but a new connection.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_hangs_makes_it_unready_and_unhealthy() -> Result<()> {
+    let served = Served::start(&[])?;
+    let mut runtime = served.socket.accept().await?;
+    runtime.request_timeout = Duration::from_millis(300);
+    runtime.handshake(&[], &[], 1).await?;
+    // The header of a request of 100 bytes on stream 99, and the first of these.
+    let part = [&[0, 0, 0, 100, 0, 0, 0, 99, 1, 0][..], b"\x0a\x1bnri.pkg"].concat();
+    runtime.trunk().send_frame(PLUGIN, &part).await?;
+    wait(|| {
+        ensure!(served.metric("requests_inflight")? == 1.0);
+        Ok(())
+    })?;
+    served.is(200, 200, "ok\n")?;
+    sleep(Duration::from_millis(700));
+    served.is(503, 503, "a request is not answered since")?;
+    drop(runtime);
+    wait(|| served.is(503, 200, "not connected"))?;
+    served.registered().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn containers_that_were_there_before_are_counted_until_they_are_removed() -> Result<()> {
+    let served = Served::start(&[])?;
+    let mut runtime = served.socket.accept().await?;
+    let (pods, containers): (Vec<_>, Vec<_>) = ["a", "b", "c"].map(gpu).into_iter().unzip();
+    runtime.handshake(&pods, &containers, 3).await?;
+    ensure!(served.metric("containers_without_hook")? == 3.0);
+    for (left, (pod, container)) in [2.0, 1.0].into_iter().zip(pods.into_iter().zip(containers)) {
+        runtime.remove_container(pod, container).await?;
+        ensure!(served.metric("containers_without_hook")? == left);
+    }
+    Ok(())
+}
