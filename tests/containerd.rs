@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard};
 use std::thread;
 use std::time::Duration;
 
@@ -26,7 +27,7 @@ const CONFIG: &str = "/etc/containerd/config.toml";
 // Fields are dropped in this order: the daemon dies before its node does.
 #[derive(Debug)]
 pub(crate) struct Containerd {
-    daemon: Daemon,
+    daemon: Mutex<Daemon>,
     cri: Cri,
     node: Node,
 }
@@ -47,7 +48,8 @@ impl Containerd {
         node.write("/etc/cni/net.d/10-test.conflist", include_str!("cni.json"))?;
         node.run(&["mkdir", "-p", "/opt/cni"])?;
         node.run(&["ln", "-s", "/usr/lib/cni", "/opt/cni/bin"])?;
-        let (daemon, cri) = serve(&node)?;
+        let cri = Cri::new(&node.path(SOCKET), node.cgroup())?;
+        let daemon = Mutex::new(serve(&node, &cri)?);
         node.copy(&image, "/tmp/image.tar")?;
         node.run(&["ctr", "-n", "k8s.io", "images", "import", "/tmp/image.tar"])?;
         fs::remove_file(node.path("/tmp/image.tar"))?;
@@ -66,15 +68,19 @@ impl Containerd {
 
     /// What it logged.
     pub(crate) fn log(&self) -> String {
-        self.daemon.log()
+        self.daemon().log()
     }
 
     /// Ends it with a signal, `TERM` or `KILL`, and starts it again; its pods live on.
-    pub(crate) fn restart(self, signal: &str) -> Result<Self> {
-        let Self { daemon, node, .. } = self;
-        daemon.end(signal)?;
-        let (daemon, cri) = serve(&node)?;
-        Ok(Self { daemon, cri, node })
+    pub(crate) fn restart(&self, signal: &str) -> Result<()> {
+        let mut daemon = self.daemon();
+        daemon.signal(signal)?;
+        *daemon = serve(&self.node, &self.cri)?;
+        Ok(())
+    }
+
+    fn daemon(&self) -> MutexGuard<'_, Daemon> {
+        self.daemon.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     /// The root directory of a running container.
@@ -102,14 +108,13 @@ impl Containerd {
     }
 }
 
-fn serve(node: &Node) -> Result<(Daemon, Cri)> {
+fn serve(node: &Node, cri: &Cri) -> Result<Daemon> {
     let mut daemon = node.daemon("containerd", &["containerd", "--config", CONFIG])?;
     let socket = node.path(SOCKET);
     daemon.wait_until("listening", |_| socket.exists())?;
-    let cri = Cri::new(&socket, node.cgroup())?;
     daemon.wait_until("ready", |_| {
         thread::sleep(Duration::from_millis(50));
         cri.ready()
     })?;
-    Ok((daemon, cri))
+    Ok(daemon)
 }

@@ -52,7 +52,8 @@ impl Daemon {
         self.signal(signal)
     }
 
-    fn signal(&mut self, signal: &str) -> Result<()> {
+    /// The same for one that will be replaced.
+    pub(crate) fn signal(&mut self, signal: &str) -> Result<()> {
         // The shell's kill: a minimal Debian has no kill(1).
         self.shell.args(["-c", &format!("kill -s {signal} {}", self.pid)]);
         let start = Instant::now();

@@ -10,6 +10,7 @@ mod containerd;
 mod cri;
 mod daemon;
 mod debian;
+mod endpoint;
 mod gpu;
 mod image;
 mod installation;

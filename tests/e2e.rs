@@ -1,9 +1,6 @@
 //! GPU pods on real container runtimes: containerd 1.7 and 2.1, each with runc and with crun.
 
 use std::fs;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
@@ -15,14 +12,14 @@ use crate::matrix::{binary, everywhere, without_plugin};
 use crate::node::{self, Release};
 use crate::pod::{Container, Pod};
 
-const ANNOTATION: &str = "ldcache.noderesource.dev";
+pub(crate) const ANNOTATION: &str = "ldcache.noderesource.dev";
 const FOLDERS: &str = "folders.ldcache.noderesource.dev";
 
 /// The ways in which a pod gets a GPU, each the one and only sign of it; [`gpu::with_app`] in, request out.
-type Request = fn(Pod, Container) -> (Pod, Container);
+pub(crate) type Request = fn(Pod, Container) -> (Pod, Container);
 
-const BY_DEVICES: Request = |pod, container| (pod, gpu::devices(gpu::files(container)));
-const BY_CDI: Request = |pod, container| (pod, container.cdi(gpu::CDI));
+pub(crate) const BY_DEVICES: Request = |pod, container| (pod, gpu::devices(gpu::files(container)));
+pub(crate) const BY_CDI: Request = |pod, container| (pod, container.cdi(gpu::CDI));
 const BY_CDI_ANNOTATION: Request =
     |pod, container| (pod, container.annotation("cdi.k8s.io/test", gpu::CDI));
 const BY_ENV: Request =
@@ -231,46 +228,6 @@ fn a_hostile_soname_plants_nothing_in_a_volume() -> Result<()> {
     })
 }
 
-/// An upgrade of containerd, and its crash: the plugin finds the way back by itself.
-#[test]
-fn the_plugin_outlives_containerd() -> Result<()> {
-    if !node::possible() {
-        return Ok(());
-    }
-    let mut node = Installation::with_plugin(Release::Trixie, binary())?;
-    for (restarts, signal) in ["TERM", "KILL"].iter().enumerate() {
-        node = node.restart_containerd(signal)?;
-        let plugin = node.plugin.as_mut().context("the plugin was started")?;
-        plugin.wait_until("connected again", |plugin| {
-            plugin.log().matches("synchronized").count() == restarts + 2
-        })?;
-        let pod = request(&node, "runc", BY_CDI)?;
-        ensure!(pod.exec(&[gpu::APP])?.stdout == gpu::GREETING, "after SIG{signal}");
-    }
-    Ok(())
-}
-
-/// containerd drops a plugin that dies; what must never happen is that a pod does not start because of us.
-#[test]
-fn pods_start_while_the_plugin_is_killed() -> Result<()> {
-    if !node::possible() {
-        return Ok(());
-    }
-    [Release::Trixie, Release::Forky].into_iter().try_for_each(|release| {
-        let node = Installation::without_plugin(release, binary())?;
-        let done = AtomicBool::new(false);
-        thread::scope(|scope| {
-            let killer = scope.spawn(|| kill_until(&node, &done));
-            let mut runtimes = ["runc", "crun"].into_iter().cycle().take(20);
-            let pods = runtimes.try_for_each(|runtime| request(&node, runtime, BY_CDI).map(drop));
-            done.store(true, Ordering::Relaxed);
-            let kills = killer.join().expect("the killer returns errors")?;
-            ensure!(kills > 3, "the plugin died only {kills} times");
-            pods
-        })
-    })
-}
-
 /// containerd starts the plugin itself, and gives it its configuration.
 #[test]
 fn a_plugin_that_containerd_launches_works() -> Result<()> {
@@ -284,7 +241,7 @@ fn a_plugin_that_containerd_launches_works() -> Result<()> {
         node.containerd.node().run(&["mkdir", "-p", "/opt/nri/plugins"])?;
         let link = ["ln", "-s", BINARY, "/opt/nri/plugins/90-nri-ldcache"];
         node.containerd.node().run(&link)?;
-        let node = node.restart_containerd("TERM")?;
+        node.containerd.restart("TERM")?;
         let pod = request(&node, "runc", BY_CDI)?;
         ensure!(pod.exec(&[gpu::APP])?.stdout == gpu::GREETING, "{release}: not refreshed");
         let (pod, container) = BY_CDI(Pod::new("system", "runc"), gpu::with_app("app"));
@@ -294,47 +251,39 @@ fn a_plugin_that_containerd_launches_works() -> Result<()> {
     })
 }
 
-/// Starts the plugin and kills it a little later each time, so that it dies at every stage of its work.
-fn kill_until(node: &Installation, done: &AtomicBool) -> Result<u32> {
-    let mut kills = 0;
-    while !done.load(Ordering::Relaxed) {
-        let plugin = node.spawn_plugin()?;
-        thread::sleep(Duration::from_millis(u64::from(kills % 10) * 20));
-        plugin.end("KILL")?;
-        kills += 1;
-    }
-    Ok(kills)
-}
-
 /// Runs a pod that asks for its GPU in this way.
-fn request<'a>(node: &'a Installation, runtime: &str, how: Request) -> Result<Running<'a>> {
+pub(crate) fn request<'a>(
+    node: &'a Installation,
+    runtime: &str,
+    how: Request,
+) -> Result<Running<'a>> {
     let (pod, container) = how(Pod::new("test", runtime), gpu::with_app("app"));
     Running::start(node, &pod, &container)
 }
 
 /// A running pod of one container.
-struct Running<'a> {
+pub(crate) struct Running<'a> {
     node: &'a Installation,
     sandbox: Sandbox<'a>,
-    container: String,
+    pub(crate) container: String,
 }
 
 impl<'a> Running<'a> {
-    fn start(node: &'a Installation, pod: &Pod, container: &Container) -> Result<Self> {
+    pub(crate) fn start(node: &'a Installation, pod: &Pod, container: &Container) -> Result<Self> {
         let sandbox = node.containerd.cri().sandbox(pod)?;
         let container = sandbox.run(container)?;
         Ok(Self { node, sandbox, container })
     }
 
-    fn exec(&self, argv: &[&str]) -> Result<Ran> {
+    pub(crate) fn exec(&self, argv: &[&str]) -> Result<Ran> {
         self.sandbox.exec(&self.container, argv)
     }
 
-    fn hooks(&self) -> Result<usize> {
+    pub(crate) fn hooks(&self) -> Result<usize> {
         Ok(self.node.containerd.hooks(&self.container)?.len())
     }
 
-    fn cache(&self) -> Result<Vec<u8>> {
+    pub(crate) fn cache(&self) -> Result<Vec<u8>> {
         Ok(fs::read(self.node.containerd.rootfs(&self.container).join("etc/ld.so.cache"))?)
     }
 }

@@ -2,9 +2,15 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+
+use crate::node::Node;
+
+/// Where daemons in nodes serve.
+pub(crate) const ADDRESS: &str = "127.0.0.1:9177";
 
 /// An answer.
 #[derive(Debug)]
@@ -27,6 +33,20 @@ pub(crate) fn converse(address: SocketAddr, request: &str) -> Result<String> {
 /// Gets a page from an address of this machine.
 pub(crate) fn get(address: SocketAddr, path: &str) -> Result<Answer> {
     Answer::parse(&converse(address, &request(path))?)
+}
+
+/// Gets a page from a daemon in a node.
+pub(crate) fn get_inside(node: &Node, address: &str, path: &str) -> Result<Answer> {
+    let (host, port) = address.rsplit_once(':').context("no port")?;
+    let mut command = node.command("busybox");
+    command.args(["nc", host, port]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = command.stderr(Stdio::null()).spawn()?;
+    let mut stdin = child.stdin.take().context("stdin is piped")?;
+    // Fails where nobody listens, which the missing answer tells.
+    let _ = stdin.write_all(request(path).as_bytes());
+    let output = child.wait_with_output()?;
+    drop(stdin);
+    Answer::parse(&String::from_utf8(output.stdout)?)
 }
 
 fn request(path: &str) -> String {

@@ -6,6 +6,7 @@ use anyhow::Result;
 
 use crate::containerd::{Containerd, NRI_SOCKET};
 use crate::daemon::Daemon;
+use crate::endpoint::{ADDRESS, get_inside};
 use crate::node::Release;
 use crate::{gpu, shell};
 
@@ -26,6 +27,7 @@ impl Installation {
         let containerd = Containerd::start(release)?;
         containerd.node().copy(binary, BINARY)?;
         gpu::install(containerd.node(), BINARY)?;
+        containerd.node().run(&["busybox", "ip", "link", "set", "lo", "up"])?;
         Ok(Self { release, containerd, plugin: None })
     }
 
@@ -46,8 +48,19 @@ impl Installation {
 
     /// Starts the plugin and does not wait for it.
     pub(crate) fn spawn_plugin(&self) -> Result<Daemon> {
-        let argv = [BINARY, "run", "--socket-path", NRI_SOCKET, "--hook-path", BINARY];
-        self.containerd.node().daemon("nri-ldcache", &argv)
+        self.spawn_plugin_as("nri-ldcache", &["--http-address", ADDRESS])
+    }
+
+    /// Starts a plugin with a name and arguments of its own.
+    pub(crate) fn spawn_plugin_as(&self, name: &str, args: &[&str]) -> Result<Daemon> {
+        let own = [BINARY, "run", "--name", name, "--socket-path", NRI_SOCKET];
+        let argv = [&own, &["--hook-path", BINARY][..], args].concat();
+        self.containerd.node().daemon(name, &argv)
+    }
+
+    /// The metrics of the plugin.
+    pub(crate) fn metrics(&self) -> Result<String> {
+        Ok(get_inside(self.containerd.node(), ADDRESS, "/metrics")?.body)
     }
 
     /// What the plugin logged last and what containerd complained of, to be shown with a failure.
@@ -59,10 +72,5 @@ impl Installation {
         let bad: Vec<_> = containerd.lines().filter(bad).collect();
         let bad = bad.join("\n");
         format!("plugin:\n{}\ncontainerd:\n{}", shell::tail(&plugin), shell::tail(&bad))
-    }
-
-    /// Ends containerd with a signal and starts it again.
-    pub(crate) fn restart_containerd(self, signal: &str) -> Result<Self> {
-        Ok(Self { containerd: self.containerd.restart(signal)?, ..self })
     }
 }

@@ -30,6 +30,7 @@ mod hostile_pods;
 mod http;
 mod input;
 mod interrupt;
+mod lifecycle;
 mod log;
 mod metrics;
 mod tidy;

@@ -61,7 +61,7 @@ fn on(
 }
 
 /// Does something with all values at the same time.
-fn together<T: Send, R: Send>(
+pub(crate) fn together<T: Send, R: Send>(
     values: impl IntoIterator<Item = T>,
     work: impl Fn(T) -> R + Sync,
 ) -> Vec<R> {
