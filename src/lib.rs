@@ -36,6 +36,8 @@ pub mod explain;
 pub mod update;
 // The hook that carries it, and the file on the host that the hook runs.
 pub mod injection;
+// How that file comes there, and goes.
+pub mod host;
 // The hook itself, outside and inside.
 pub mod hook;
 // What the linker finds afterwards.

@@ -13,7 +13,7 @@ use crate::found::Found;
 use crate::hook::Done;
 
 /// Most bytes of a report. What an image can make long is cut.
-const LIMIT: u64 = 64 << 10;
+pub(crate) const LIMIT: u64 = 64 << 10;
 const LISTED: usize = 64;
 const REASON: usize = 1000;
 
@@ -150,6 +150,21 @@ fn path(dir: &Path, id: &str) -> Result<PathBuf> {
     let named = !id.is_empty() && id.len() <= 200 && !id.starts_with('.') && id.chars().all(plain);
     ensure!(named, "container id {id:?} is no name for a file");
     Ok(dir.join(format!("{id}.json")))
+}
+
+/// Is a file of this name and content the report of a run, of this version or of another?
+pub(crate) fn is_report(name: &str, text: &[u8]) -> bool {
+    let value = serde_json::from_slice::<serde_json::Value>(text).unwrap_or_default();
+    let id = name.strip_suffix(".json");
+    id.is_some() && value.get("id").and_then(|id| id.as_str()) == id
+}
+
+/// Is this the name of a report that was being written?
+pub(crate) fn is_temporary(name: &str) -> bool {
+    let parts = name.strip_suffix(".tmp").and_then(|rest| rest.rsplit_once('.'));
+    parts.is_some_and(|(id, pid)| {
+        !id.is_empty() && !pid.is_empty() && pid.bytes().all(|b| b.is_ascii_digit())
+    })
 }
 
 /// Makes room: when there are too many, the older half goes.
