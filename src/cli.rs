@@ -8,6 +8,8 @@ use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::{Layers, Settings};
+use crate::host::Place;
+use crate::report::Report;
 use crate::update::Update;
 
 /// Refreshes the linker cache of GPU containers.
@@ -30,6 +32,10 @@ pub enum Command {
     Explain(ExplainArgs),
     /// Print a linker cache
     Inspect(InspectArgs),
+    /// Install this program where the runtime can run it as a hook, and print its path
+    Install(InstallArgs),
+    /// Remove what install and the hooks have left on the host, once nobody needs it
+    Uninstall(UninstallArgs),
     /// A hook of NVIDIA's toolkit that this program does not have
     #[command(skip)]
     Unsupported(String),
@@ -88,6 +94,47 @@ pub struct InspectArgs {
     /// Print JSON instead of what ldconfig -p prints
     #[arg(long)]
     pub json: bool,
+}
+
+/// Arguments of `install`, and what `uninstall` has in common with it.
+#[derive(Debug, Args)]
+pub struct InstallArgs {
+    /// Directory of the host
+    #[arg(long, value_name = "DIR", env = "NRI_LDCACHE_INSTALL_DIR", default_value = Place::DIR)]
+    pub install_dir: PathBuf,
+    /// Where the host's root is seen from here
+    #[arg(long, value_name = "PATH", env = "NRI_LDCACHE_HOST_ROOT", default_value = "/")]
+    pub host_root: PathBuf,
+}
+
+impl InstallArgs {
+    /// Where to install.
+    pub fn place(&self) -> Result<Place> {
+        Place::new(&self.install_dir, &self.host_root)
+    }
+}
+
+/// Arguments of `uninstall`.
+#[derive(Debug, Args)]
+pub struct UninstallArgs {
+    /// Where it is installed
+    #[command(flatten)]
+    pub install: InstallArgs,
+    /// Directory of the host where hooks report
+    #[arg(long, value_name = "DIR", env = "NRI_LDCACHE_REPORT_DIR", default_value = Report::DIR)]
+    pub report_dir: PathBuf,
+    /// Seconds for which no daemon may have injected hooks, so that no container is being created with one
+    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = clap::value_parser!(u64).range(..=3600))]
+    pub grace: u64,
+    /// Stay, and answer GET /readyz with 200 once all is removed; without a HOST on every address
+    #[arg(long, value_name = "[HOST]:PORT", env = "NRI_LDCACHE_HTTP_ADDRESS")]
+    pub http_address: Option<String>,
+    /// Remove nothing: wait until every address of HOST answers GET /readyz with 200
+    #[arg(long = "await", value_name = "HOST:PORT")]
+    pub awaited: Option<String>,
+    /// How many seconds to wait for that
+    #[arg(long, value_name = "SECONDS", default_value = "300", value_parser = clap::value_parser!(u64).range(1..=3600), requires = "awaited")]
+    pub timeout: u64,
 }
 
 /// What was typed and can't be done.

@@ -3,8 +3,11 @@
 use std::env;
 use std::io::{self, Write};
 use std::process::ExitCode;
+use std::thread;
+use std::time::Duration;
 
-use nri_ldcache::cli::{self, Command, Usage};
+use nri_ldcache::cli::{self, Command, InstallArgs, UninstallArgs, Usage};
+use nri_ldcache::host::{Readiness, end_on_signals, wait_for};
 use nri_ldcache::update::OnFailure;
 use nri_ldcache::{explain, hook, inspect, log, plugin};
 
@@ -47,10 +50,44 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             io::stdout().write_all(text.as_bytes())?;
         }
         Command::Inspect(args) => print!("{}", inspect::run(&args.path, args.json)?),
+        Command::Install(args) => install(&args)?,
+        Command::Uninstall(args) => uninstall(&args)?,
         // What a newer spec calls must not stop its containers; NVIDIA's own program does the same.
         Command::Unsupported(name) => say(&format!("hook {name:?} is not supported, nothing done")),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn install(args: &InstallArgs) -> anyhow::Result<()> {
+    let installed = args.place()?.install()?;
+    installed.notes.iter().for_each(|note| say(note));
+    Ok(writeln!(io::stdout(), "{}", installed.path.display())?)
+}
+
+fn uninstall(args: &UninstallArgs) -> anyhow::Result<()> {
+    end_on_signals()?;
+    if let Some(host) = &args.awaited {
+        return wait_for(host, Duration::from_secs(args.timeout));
+    }
+    let readiness = args.http_address.as_deref().map(Readiness::serve).transpose()?;
+    let tell = |line: &str| {
+        say(line);
+        readiness.iter().for_each(|readiness| readiness.waits_for(line));
+    };
+    let (place, grace) = (args.install.place()?, Duration::from_secs(args.grace));
+    let removal = place.uninstall(&args.report_dir, grace, tell)?;
+    for path in &removal.removed {
+        writeln!(io::stdout(), "removed {}", path.display())?;
+    }
+    removal.left.iter().for_each(|left| say(&format!("left: {left}")));
+    if let Some(readiness) = readiness {
+        readiness.is_done();
+        // Until a signal: whoever asks is to find somebody.
+        loop {
+            thread::park();
+        }
+    }
+    Ok(())
 }
 
 /// Writes a line to standard error. That it can't be written, to a full disk say, must not become another failure.
