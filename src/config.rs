@@ -13,6 +13,7 @@ use glob::Pattern;
 use nri::Identity;
 use serde::Deserialize;
 
+use crate::host::Place;
 use crate::injection::Injection;
 use crate::plugin::http::Address;
 use crate::policy::{Mode, Policy};
@@ -64,7 +65,10 @@ pub struct Settings {
     /// Where this program is on the host, for the runtime to run as a hook [default: this program]
     #[arg(long, value_name = "PATH", env = "NRI_LDCACHE_HOOK_PATH")]
     pub hook_path: Option<PathBuf>,
-    /// Where the host's root is seen from here, to check the file at hook-path [default: /]
+    /// Directory of the host in which to install this program at start, for the runtime to run from there
+    #[arg(long, value_name = "DIR", env = "NRI_LDCACHE_INSTALL_DIR")]
+    pub install_dir: Option<PathBuf>,
+    /// Where the host's root is seen from here: hook-path, install-dir and report-dir are below it [default: /]
     #[arg(long, value_name = "PATH", env = "NRI_LDCACHE_HOST_ROOT")]
     pub host_root: Option<PathBuf>,
     /// Who makes the cache [default: auto]
@@ -156,6 +160,7 @@ impl Settings {
             ("idx", settings.idx.is_some()),
             ("name", settings.name.is_some()),
             ("socket_path", settings.socket_path.is_some()),
+            ("install_dir", settings.install_dir.is_some()),
             ("http_address", settings.http_address.is_some()),
             ("log_level", settings.log_level.is_some()),
             ("log_format", settings.log_format.is_some()),
@@ -187,6 +192,7 @@ impl Settings {
             name,
             socket_path,
             hook_path,
+            install_dir,
             host_root,
             engine,
             ldconfig_path,
@@ -257,18 +263,33 @@ impl Settings {
     /// Where this process sees the reports of hooks.
     pub fn reports(&self) -> PathBuf {
         let dir = self.report_dir.as_deref().unwrap_or(Path::new(Report::DIR));
-        let host = self.host_root.as_deref().unwrap_or(Path::new("/"));
-        host.join(dir.strip_prefix("/").unwrap_or(dir))
+        self.host_root().join(dir.strip_prefix("/").unwrap_or(dir))
+    }
+
+    /// Where the host's root is seen.
+    pub fn host_root(&self) -> &Path {
+        self.host_root.as_deref().unwrap_or(Path::new("/"))
+    }
+
+    /// Where this program installs itself, if it shall.
+    pub fn place(&self) -> Result<Option<Place>> {
+        let both = self.install_dir.is_some() && self.hook_path.is_some();
+        ensure!(
+            !both,
+            "install-dir and hook-path exclude each other: what is at hook-path is there already"
+        );
+        self.install_dir.as_deref().map(|dir| Place::new(dir, self.host_root())).transpose()
     }
 
     /// How hooks are injected.
     pub fn injection(&self) -> Result<Injection> {
-        let path = match &self.hook_path {
-            Some(path) => path.clone(),
-            None => std::env::current_exe().context("find this program; set hook-path")?,
+        let path = match (self.place()?, &self.hook_path) {
+            (Some(place), _) => place.path()?,
+            (None, Some(path)) => path.clone(),
+            (None, None) => std::env::current_exe().context("find this program; set hook-path")?,
         };
         let timeout = Duration::from_secs(self.timeout.unwrap_or(Update::TIMEOUT).into());
-        Injection::new(&path, self.host_root.as_deref().unwrap_or(Path::new("/")), timeout)
+        Injection::new(&path, self.host_root(), timeout)
     }
 }
 
@@ -317,6 +338,18 @@ mod tests {
         assert!(Settings::from_runtime("").is_ok());
         let error = Settings::from_runtime("socket_path = '/x'").unwrap_err().to_string();
         assert!(error.contains("socket_path comes too late"), "{error}");
+    }
+
+    #[test]
+    fn a_hook_is_installed_or_was_there() {
+        let installed = Settings::parse("install_dir = '/opt/x'").unwrap();
+        assert!(installed.place().unwrap().is_some() && installed.injection().is_ok());
+        let neither = Settings::default();
+        assert!(neither.place().unwrap().is_none() && neither.injection().is_ok());
+        let there = Settings::parse("hook_path = '/opt/x'").unwrap();
+        let error = there.over(installed).injection().unwrap_err().to_string();
+        assert!(error.contains("exclude each other"), "{error}");
+        assert!(Settings::from_runtime("install_dir = '/x'").is_err());
     }
 
     #[test]

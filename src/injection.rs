@@ -43,6 +43,12 @@ impl Fault {
     /// Every word.
     pub const WORDS: [&str; 4] = ["missing", "not-executable", "other-program", "being-removed"];
 
+    /// The same fault, with its cause.
+    #[must_use]
+    pub fn because(self, why: &str) -> Self {
+        Self { error: Error::msg(why.to_owned()), ..self }
+    }
+
     /// The fault as one word, for metrics.
     pub fn word(&self) -> &'static str {
         self.word

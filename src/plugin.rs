@@ -6,6 +6,7 @@ mod backoff;
 // What it does with containers.
 mod active;
 mod census;
+mod installation;
 mod ldcache;
 
 // Who looks at it.
@@ -22,6 +23,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
 use self::backoff::{Attempt, Backoff};
+use self::installation::Installation;
 use self::ldcache::Ldcache;
 use crate::config::{Layers, Settings};
 use crate::metrics::Ended;
@@ -38,7 +40,8 @@ pub fn run(settings: Layers) -> Result<()> {
 async fn serve(layers: Layers) -> Result<()> {
     let settings = layers.settings();
     let launch = Launch::from_env(|name| std::env::var(name).ok())?;
-    let plugin = Arc::new(Ldcache::new(layers, launch.is_some())?);
+    let installation = Installation::begin(settings.place()?).await;
+    let plugin = Arc::new(Ldcache::new(layers, installation, launch.is_some())?);
     let stop = stop_signal()?;
     if let Some(address) = settings.http_address {
         let listener = http::bind(address).await?;

@@ -2,12 +2,13 @@
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use anyhow::Result;
 use nri::Event;
 use nri::api::{Container, ContainerAdjustment, PodSandbox};
 
+use super::installation::Installation;
 use crate::config::Settings;
 use crate::injection::{Fault, Injection};
 use crate::metrics::Metrics;
@@ -22,6 +23,7 @@ const AWAITED: usize = 256;
 pub(super) struct Active {
     pub(super) policy: Policy,
     injection: Injection,
+    installation: Arc<Installation>,
     /// After which event createContainer hooks have run: CRI-O creates the container in the OCI runtime before it tells
     /// of a creation, containerd when it starts it.
     hooks_ran: Event,
@@ -34,13 +36,18 @@ pub(super) struct Active {
 }
 
 impl Active {
-    pub(super) fn new(settings: &Settings, hooks_ran: Event) -> Result<Self> {
+    pub(super) fn new(
+        settings: &Settings,
+        installation: &Arc<Installation>,
+        hooks_ran: Event,
+    ) -> Result<Self> {
         let reports = settings.reports();
         Ok(Self {
             hooks_ran,
             reports,
             policy: settings.policy()?,
             injection: settings.injection()?,
+            installation: Arc::clone(installation),
             awaited: Mutex::default(),
             complained: Mutex::new(None),
         })
@@ -93,7 +100,7 @@ impl Active {
 
     /// Looks at the hook's file, and tells trouble with it once.
     pub(super) fn hook_file(&self, metrics: &Metrics) -> Result<(), Fault> {
-        let looked = self.injection.verify();
+        let looked = self.injection.verify().map_err(|fault| self.installation.explain(fault));
         metrics.looked_at(looked.as_ref().copied());
         let trouble = looked.as_ref().err().map(ToString::to_string);
         let mut complained =

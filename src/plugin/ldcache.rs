@@ -10,6 +10,7 @@ use nri::{Event, Events, HandlerError, InFlight, Plugin, Runtime};
 use super::active::Active;
 use super::census::Census;
 use super::health::Health;
+use super::installation::Installation;
 use crate::config::Layers;
 use crate::metrics::{Ended, Method, Metrics};
 
@@ -17,6 +18,7 @@ use crate::metrics::{Ended, Method, Metrics};
 #[derive(Debug)]
 pub(super) struct Ldcache {
     layers: Layers,
+    installation: Arc<Installation>,
     active: Mutex<Arc<Active>>,
     census: Mutex<Census>,
     pub(super) metrics: Metrics,
@@ -26,10 +28,15 @@ pub(super) struct Ldcache {
 }
 
 impl Ldcache {
-    pub(super) fn new(layers: Layers, launched: bool) -> Result<Self> {
-        let active = Active::new(&layers.settings(), Event::PostStartContainer)?;
+    pub(super) fn new(
+        layers: Layers,
+        installation: Arc<Installation>,
+        launched: bool,
+    ) -> Result<Self> {
+        let active = Active::new(&layers.settings(), &installation, Event::PostStartContainer)?;
         Ok(Self {
             layers,
+            installation,
             active: Mutex::new(Arc::new(active)),
             census: Mutex::default(),
             metrics: Metrics::default(),
@@ -67,7 +74,7 @@ impl Ldcache {
             "cri-o" => Event::PostCreateContainer,
             _ => Event::PostStartContainer,
         };
-        let active = Arc::new(Active::new(&settings, hooks_ran)?);
+        let active = Arc::new(Active::new(&settings, &self.installation, hooks_ran)?);
         // The new one has its lock on the hook's file before the old one drops its own. Trouble is told, and no reason to go.
         let _ = active.hook_file(&self.metrics);
         *self.active.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = active;

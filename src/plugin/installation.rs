@@ -1,0 +1,80 @@
+//! [`Installation`]: this program on the host, put there by the daemon, and again if it is gone.
+//!
+//! That it fails is no reason to end: whoever starts us would do so again and again, and the reason be in the log of a
+//! container that is gone. The daemon serves, injects nothing, and says why.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use anyhow::Result;
+use tokio::task::spawn_blocking;
+use tokio::time::sleep;
+
+use crate::host::{Installed, Place};
+use crate::injection::Fault;
+
+/// How often it is looked at: a disk that was full, or a directory that was not there, may have been mended.
+const PERIOD: Duration = Duration::from_secs(60);
+
+/// What came of it last.
+#[derive(Debug, Default)]
+pub(super) struct Installation {
+    trouble: Mutex<Option<String>>,
+}
+
+impl Installation {
+    /// Installs this program at `place`, if there is one, and keeps it there.
+    pub(super) async fn begin(place: Option<Place>) -> Arc<Self> {
+        let installation = Arc::new(Self::default());
+        if let Some(place) = place {
+            installation.attempt(&place, Place::install).await;
+            tokio::spawn(Arc::clone(&installation).keep(place));
+        }
+        installation
+    }
+
+    /// The fault of the hook's file, with the reason why it could not be installed if that is known.
+    pub(super) fn explain(&self, fault: Fault) -> Fault {
+        let trouble = self.trouble.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        match &*trouble {
+            Some(trouble) => fault.because(trouble),
+            None => fault,
+        }
+    }
+
+    async fn keep(self: Arc<Self>, place: Place) {
+        loop {
+            sleep(PERIOD).await;
+            self.attempt(&place, Place::repair).await;
+        }
+    }
+
+    /// A thread of its own waits for disks and locks: requests of the runtime have seconds.
+    async fn attempt(&self, place: &Place, install: fn(&Place) -> Result<Installed>) {
+        let place = place.clone();
+        let done = spawn_blocking(move || install(&place)).await;
+        let trouble = match done {
+            Ok(Ok(installed)) => {
+                tell(&installed);
+                None
+            }
+            Ok(Err(error)) => Some(format!("{error:#}")),
+            Err(panicked) => Some(panicked.to_string()),
+        };
+        let mut last = self.trouble.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if let Some(error) = trouble.as_ref().filter(|error| last.as_ref() != Some(error)) {
+            tracing::error!(%error, "not installed, no hooks will be injected; will try again");
+        }
+        *last = trouble;
+    }
+}
+
+fn tell(installed: &Installed) {
+    if installed.written {
+        tracing::info!(path = %installed.path.display(), "installed");
+    }
+    for path in &installed.removed {
+        tracing::info!(path = %path.display(), "old version removed");
+    }
+    installed.notes.iter().for_each(|note| tracing::warn!("{note}"));
+}
