@@ -28,7 +28,8 @@ pub(crate) struct Host {
 }
 
 impl Host {
-    fn start(release: Release) -> Result<Self> {
+    /// Starts a node of this release, with a GPU and our binary.
+    pub(crate) fn start(release: Release) -> Result<Self> {
         let node = Node::start(release)?;
         node.copy(Path::new(env!("CARGO_BIN_EXE_nri-ldcache")), BINARY)?;
         gpu::install(&node, BINARY)?;
@@ -167,10 +168,15 @@ impl<'a> Bundle<'a> {
     }
 
     /// Adds the hook, with these arguments behind its name.
-    pub(crate) fn hook(mut self, args: &[&str]) -> Self {
+    pub(crate) fn hook(self, args: &[&str]) -> Self {
+        self.hook_at(BINARY, args)
+    }
+
+    /// The same with another version of the program.
+    pub(crate) fn hook_at(mut self, path: &str, args: &[&str]) -> Self {
         let mut argv = vec!["nri-ldcache", "update-ldcache"];
         argv.extend(args);
-        let hook = json!({ "path": BINARY, "args": argv, "env": ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"], "timeout": 20 });
+        let hook = json!({ "path": path, "args": argv, "env": ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"], "timeout": 20 });
         self.config["hooks"] = json!({ "createContainer": [hook] });
         self
     }

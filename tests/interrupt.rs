@@ -1,6 +1,6 @@
 //! Hooks that are killed, frozen, or two at a time: the cache is the old one or the new one, and nothing is left behind.
 
-mod moment;
+pub(crate) mod moment;
 mod target;
 
 use std::collections::BTreeSet;

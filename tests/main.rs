@@ -29,6 +29,7 @@ mod hostile;
 mod hostile_pods;
 mod http;
 mod input;
+mod install;
 mod interrupt;
 mod lifecycle;
 mod log;

@@ -5,11 +5,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::Result;
 
 /// Numbers that are the same for the same seed (xorshift64).
-pub(super) struct Random(u64);
+pub(crate) struct Random(u64);
 
 impl Random {
     /// With `INTERRUPT_SEED` a failure can be repeated, as far as a moment can be.
-    pub(super) fn seeded() -> Result<Self> {
+    pub(crate) fn seeded() -> Result<Self> {
         let seed = match std::env::var("INTERRUPT_SEED") {
             Ok(seed) => seed.parse()?,
             Err(_) => SystemTime::now().duration_since(UNIX_EPOCH)?.as_nanos() as u64 | 1,
@@ -19,7 +19,7 @@ impl Random {
     }
 
     /// A moment in `span`.
-    pub(super) fn moment(&mut self, span: Duration) -> Duration {
+    pub(crate) fn moment(&mut self, span: Duration) -> Duration {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
