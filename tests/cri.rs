@@ -51,11 +51,24 @@ impl Cri {
 
     /// Runs a pod sandbox.
     pub(crate) fn sandbox(&self, pod: &Pod) -> Result<Sandbox<'_>> {
+        self.pod(sandbox_config(pod, &self.cgroup), &pod.runtime)
+    }
+
+    /// Runs a pod sandbox that has all but a name of its own.
+    pub(crate) fn pod(
+        &self,
+        mut config: v1::PodSandboxConfig,
+        runtime: &str,
+    ) -> Result<Sandbox<'_>> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        let config = sandbox_config(pod, COUNT.fetch_add(1, Ordering::Relaxed), &self.cgroup);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        if let Some(metadata) = &mut config.metadata {
+            metadata.name = format!("{}-{number}", metadata.name);
+            metadata.uid = format!("uid-{number}");
+        }
         let request = v1::RunPodSandboxRequest {
             config: Some(config.clone()),
-            runtime_handler: pod.runtime.clone(),
+            runtime_handler: runtime.to_owned(),
         };
         let mut client = self.client.clone();
         let id = self
@@ -100,9 +113,14 @@ impl Sandbox<'_> {
 
     /// Creates a container; its id.
     pub(crate) fn create(&self, container: &Container) -> Result<String> {
+        self.create_as(container_config(container, self.namespaces()))
+    }
+
+    /// The same of a container that the CRI is told all of.
+    pub(crate) fn create_as(&self, config: v1::ContainerConfig) -> Result<String> {
         let request = v1::CreateContainerRequest {
             pod_sandbox_id: self.id.clone(),
-            config: Some(container_config(container, self.namespaces())),
+            config: Some(config),
             sandbox_config: Some(self.config.clone()),
         };
         let mut client = self.cri.client.clone();
@@ -116,6 +134,35 @@ impl Sandbox<'_> {
         let mut client = self.cri.client.clone();
         self.cri.call("start container", async move { client.start_container(request).await })?;
         Ok(())
+    }
+
+    /// Ends a container: SIGTERM, and after `grace` seconds SIGKILL.
+    pub(crate) fn stop(&self, container: &str, grace: i64) -> Result<()> {
+        let request =
+            v1::StopContainerRequest { container_id: container.to_owned(), timeout: grace };
+        let mut client = self.cri.client.clone();
+        self.cri.call("stop container", async move { client.stop_container(request).await })?;
+        Ok(())
+    }
+
+    /// What became of a container.
+    pub(crate) fn status(&self, container: &str) -> Result<v1::ContainerStatus> {
+        let request =
+            v1::ContainerStatusRequest { container_id: container.to_owned(), verbose: false };
+        let mut client = self.cri.client.clone();
+        let call = async move { client.container_status(request).await };
+        self.cri.call("look at container", call)?.status.context("a container without status")
+    }
+
+    /// The pod's own address.
+    pub(crate) fn ip(&self) -> Result<String> {
+        let request =
+            v1::PodSandboxStatusRequest { pod_sandbox_id: self.id.clone(), verbose: false };
+        let mut client = self.cri.client.clone();
+        let call = async move { client.pod_sandbox_status(request).await };
+        let status = self.cri.call("look at pod sandbox", call)?.status;
+        let network = status.and_then(|status| status.network).context("a pod without network")?;
+        Ok(network.ip)
     }
 
     /// Runs a command in a container.
@@ -159,12 +206,11 @@ pub(crate) struct Ran {
     pub(crate) stderr: String,
 }
 
-fn sandbox_config(pod: &Pod, number: u32, cgroup: &str) -> v1::PodSandboxConfig {
+fn sandbox_config(pod: &Pod, cgroup: &str) -> v1::PodSandboxConfig {
     let metadata = v1::PodSandboxMetadata {
-        name: format!("{}-{number}", pod.name),
-        uid: format!("uid-{number}"),
+        name: pod.name.clone(),
         namespace: pod.namespace.clone(),
-        attempt: 0,
+        ..Default::default()
     };
     let security = v1::LinuxSandboxSecurityContext {
         namespace_options: Some(namespaces(pod.user_namespace)),

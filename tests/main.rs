@@ -3,6 +3,7 @@
 // What the tests stand on, from the machine up to the pod.
 mod bundle;
 mod cache;
+mod chart;
 mod containerd;
 mod cri;
 mod daemon;
@@ -11,6 +12,7 @@ mod endpoint;
 mod gpu;
 mod image;
 mod installation;
+mod kubelet;
 mod matrix;
 mod node;
 mod pod;
@@ -20,6 +22,7 @@ mod shell;
 // A subject each.
 mod attack;
 mod cdi;
+mod deploy;
 mod e2e;
 #[cfg(feature = "fuzzing")]
 mod fuzz_corpus;
