@@ -36,6 +36,8 @@ pub enum Command {
     Install(InstallArgs),
     /// Remove what install and the hooks have left on the host, once nobody needs it
     Uninstall(UninstallArgs),
+    /// Look at this node for what would keep its containers from being refreshed
+    Doctor(DoctorArgs),
     /// A hook of NVIDIA's toolkit that this program does not have
     #[command(skip)]
     Unsupported(String),
@@ -94,6 +96,17 @@ pub struct InspectArgs {
     /// Print JSON instead of what ldconfig -p prints
     #[arg(long)]
     pub json: bool,
+}
+
+/// Arguments of `doctor`.
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    /// The daemon's configuration
+    #[command(flatten)]
+    pub run: RunArgs,
 }
 
 /// Arguments of `install`, and what `uninstall` has in common with it.

@@ -97,6 +97,25 @@ impl Place {
         self.put().map(|(_, installed)| installed)
     }
 
+    /// Looks at the directory and changes nothing: what is there, or what an installation would do.
+    pub fn look(&self) -> Result<String> {
+        let shown = self.host_root.join(below(&self.dir));
+        let Some(dir) = Directory::open(&self.host_root, &self.dir)? else {
+            let above = self.dir.parent().unwrap_or(Path::new("/"));
+            let is_there = self.host_root.join(below(above)).is_dir();
+            ensure!(is_there, "make {}: {} is not there", shown.display(), above.display());
+            return Ok(format!("{} will be made", shown.display()));
+        };
+        let program = Program::own()?;
+        let (name, place) = (program.name(), shown.display());
+        ensure!(!dir.is_noexec(), "{place} is mounted noexec");
+        if is_there(&dir, &name, &program)? {
+            return Ok(format!("{} is this program", dir.join(&name).display()));
+        }
+        ensure!(!dir.is_read_only(), "{place} is read-only, and {name} is not there");
+        Ok(format!("{name} will be installed in {place}"))
+    }
+
     fn put(&self) -> Result<(Directory, Installed)> {
         let place = || format!("install into {}", self.host_root.join(below(&self.dir)).display());
         let (program, dir) = (Program::own()?, self.locked().with_context(place)?);

@@ -81,6 +81,11 @@ impl Injection {
         })
     }
 
+    /// The file as this process sees it.
+    pub fn seen(&self) -> &Path {
+        &self.seen
+    }
+
     /// Is the file on the host there, executable, and this very program? A hook that can't be run stops every container
     /// that has it, so nothing may be injected then.
     ///

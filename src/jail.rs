@@ -58,6 +58,7 @@ mod stage;
 mod tree;
 
 pub use changes::Changes;
+pub(crate) use mount_setattr::is_there as mount_setattr_is_there;
 use mountinfo::MountInfo;
 pub(crate) use mountinfo::is_mount_point;
 pub(crate) use process::{Child, Memory, readable};

@@ -26,6 +26,8 @@ pub mod plugin;
 pub mod log;
 // What it counts.
 pub mod metrics;
+// What would stop it on a node.
+pub mod doctor;
 // Who asked for a GPU.
 pub mod signal;
 // What to do about it. Pure.

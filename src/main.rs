@@ -6,7 +6,8 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
 
-use nri_ldcache::cli::{self, Command, InstallArgs, UninstallArgs, Usage};
+use nri_ldcache::cli::{self, Command, DoctorArgs, InstallArgs, UninstallArgs, Usage};
+use nri_ldcache::doctor::Diagnosis;
 use nri_ldcache::host::{Readiness, end_on_signals, wait_for};
 use nri_ldcache::update::OnFailure;
 use nri_ldcache::{explain, hook, inspect, log, plugin};
@@ -50,12 +51,20 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             io::stdout().write_all(text.as_bytes())?;
         }
         Command::Inspect(args) => print!("{}", inspect::run(&args.path, args.json)?),
+        Command::Doctor(args) => return doctor(args),
         Command::Install(args) => install(&args)?,
         Command::Uninstall(args) => uninstall(&args)?,
         // What a newer spec calls must not stop its containers; NVIDIA's own program does the same.
         Command::Unsupported(name) => say(&format!("hook {name:?} is not supported, nothing done")),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn doctor(args: DoctorArgs) -> anyhow::Result<ExitCode> {
+    let diagnosis = Diagnosis::make(&args.run.settings()?.settings());
+    let text = if args.json { diagnosis.json()? } else { diagnosis.to_string() };
+    io::stdout().write_all(text.as_bytes())?;
+    Ok(if diagnosis.good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn install(args: &InstallArgs) -> anyhow::Result<()> {

@@ -1,7 +1,7 @@
 //! mount_setattr(2), Linux 5.12, which neither nix 0.31 nor rustix 1.1 has.
 
 use std::ffi::CStr;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use nix::errno::Errno;
 
@@ -29,6 +29,13 @@ impl Change {
     /// This one mount can be written again.
     pub(super) const OPEN: Self =
         Self { set: 0, clear: libc::MOUNT_ATTR_RDONLY, propagation: 0, recursive: false };
+}
+
+/// Does the kernel know the call, and let this process make it? Asked with a change of nothing.
+pub(crate) fn is_there() -> nix::Result<()> {
+    let nothing = Change { set: 0, clear: 0, propagation: 0, recursive: false };
+    let here = std::fs::File::open("/").map_err(|_| Errno::EACCES)?;
+    mount_setattr(here.as_fd(), nothing)
 }
 
 /// Changes the mount that `mount` is the root of.
