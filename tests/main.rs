@@ -23,6 +23,7 @@ mod shell;
 mod attack;
 mod cdi;
 mod deploy;
+mod doctor;
 mod e2e;
 #[cfg(feature = "fuzzing")]
 mod fuzz_corpus;
