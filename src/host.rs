@@ -146,6 +146,16 @@ impl Place {
     }
 }
 
+/// Can nobody else put another file at `path` of the host, whose root is seen at `host_root`?
+///
+/// # Errors
+///
+/// The directory that somebody else can change, and why.
+pub fn root_alone_may_change(path: &Path, host_root: &Path) -> Result<()> {
+    let above = path.parent().unwrap_or(Path::new("/"));
+    Directory::open(host_root, above).map(drop)
+}
+
 fn below(path: &Path) -> &Path {
     path.strip_prefix("/").unwrap_or(path)
 }

@@ -81,6 +81,11 @@ impl Injection {
         })
     }
 
+    /// The program's path on the host.
+    pub fn path(&self) -> &Path {
+        Path::new(&self.path)
+    }
+
     /// The file as this process sees it.
     pub fn seen(&self) -> &Path {
         &self.seen

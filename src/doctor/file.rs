@@ -6,7 +6,7 @@ use rustix::fs::{StatVfsMountFlags, statvfs};
 
 use super::Check;
 use crate::config::Settings;
-use crate::host::Place;
+use crate::host::{self, Place};
 use crate::ldconfig::Ldconfig;
 use crate::update::{Engine, Update};
 
@@ -45,7 +45,13 @@ fn hook(settings: &Settings) -> Check {
         Ok(mount) if mount.f_flag.contains(StatVfsMountFlags::NOEXEC) => {
             Check::bad("hook", format!("{seen} is mounted noexec"), remedy)
         }
-        _ => Check::good("hook", format!("{seen} is this program")),
+        _ => match host::root_alone_may_change(injection.path(), settings.host_root()) {
+            Ok(()) => Check::good("hook", format!("{seen} is this program")),
+            Err(error) => {
+                let remedy = "move it to a directory that root alone may write: it runs as root";
+                Check::warning("hook", format!("{seen} is this program, but {error:#}"), remedy)
+            }
+        },
     }
 }
 
@@ -88,6 +94,7 @@ mod tests {
     use super::*;
     use crate::doctor::State;
     use std::fs;
+    use std::os::unix::fs::PermissionsExt;
 
     fn state(text: &str, name: &str) -> (State, String) {
         let settings = Settings::parse(text).unwrap();
@@ -114,6 +121,19 @@ mod tests {
         let (found, seen) = state(&format!("{root}install_dir = '/y'"), "hook");
         assert!(found == State::Good && seen.contains("will be made"), "{seen}");
         assert!(!host.path().join("y").exists());
+    }
+
+    #[test]
+    fn a_hook_that_others_could_replace_is_told() {
+        let host = tempfile::tempdir().unwrap();
+        let dir = host.path().join("open");
+        fs::create_dir(&dir).unwrap();
+        fs::copy("/proc/self/exe", dir.join("hook")).unwrap();
+        let text = format!("host_root = '{}'\nhook_path = '/open/hook'", host.path().display());
+        assert_eq!(state(&text, "hook").0, State::Good);
+        fs::set_permissions(&dir, fs::Permissions::from_mode(0o777)).unwrap();
+        let (found, seen) = state(&text, "hook");
+        assert!(found == State::Warning && seen.contains("others than its owner"), "{seen}");
     }
 
     #[test]
