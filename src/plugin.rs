@@ -40,14 +40,18 @@ pub fn run(settings: Layers) -> Result<()> {
 async fn serve(layers: Layers) -> Result<()> {
     let settings = layers.settings();
     let launch = Launch::from_env(|name| std::env::var(name).ok())?;
-    let installation = Installation::begin(settings.place()?).await;
-    let plugin = Arc::new(Ldcache::new(layers, installation, launch.is_some())?);
     let stop = stop_signal()?;
+    let installation = Arc::new(Installation::default());
+    let plugin = Ldcache::new(layers, Arc::clone(&installation), launch.is_some())?;
+    let plugin = Arc::new(plugin);
     if let Some(address) = settings.http_address {
         let listener = http::bind(address).await?;
         let address = listener.local_addr().context("find the address that is listened on")?;
         tracing::info!(%address, "metrics and health are served");
         tokio::spawn(http::serve(listener, Arc::clone(&plugin)));
+    }
+    if let Some(place) = settings.place()? {
+        installation.begin(place).await;
     }
     let Some(launch) = launch else { return stay_connected(&settings, plugin, stop).await };
     let identity = launch.identity().clone();

@@ -23,14 +23,10 @@ pub(super) struct Installation {
 }
 
 impl Installation {
-    /// Installs this program at `place`, if there is one, and keeps it there.
-    pub(super) async fn begin(place: Option<Place>) -> Arc<Self> {
-        let installation = Arc::new(Self::default());
-        if let Some(place) = place {
-            installation.attempt(&place, Place::install).await;
-            tokio::spawn(Arc::clone(&installation).keep(place));
-        }
-        installation
+    /// Installs this program at `place`, and keeps it there.
+    pub(super) async fn begin(self: Arc<Self>, place: Place) {
+        self.attempt(&place, Place::install).await;
+        tokio::spawn(self.keep(place));
     }
 
     /// The fault of the hook's file, with the reason why it could not be installed if that is known.
