@@ -165,6 +165,20 @@ impl Sandbox<'_> {
         Ok(network.ip)
     }
 
+    /// Stops a container at once, and removes it.
+    pub(crate) fn remove(&self, container: &str) -> Result<()> {
+        let container_id = container.to_owned();
+        let stop = v1::StopContainerRequest { container_id: container_id.clone(), timeout: 0 };
+        let remove = v1::RemoveContainerRequest { container_id };
+        let mut client = self.cri.client.clone();
+        let removed = async move {
+            client.stop_container(stop).await?;
+            client.remove_container(remove).await
+        };
+        self.cri.call("remove container", removed)?;
+        Ok(())
+    }
+
     /// Runs a command in a container.
     pub(crate) fn exec(&self, container: &str, argv: &[&str]) -> Result<Ran> {
         let request = v1::ExecSyncRequest {

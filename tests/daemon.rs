@@ -40,6 +40,11 @@ impl Daemon {
         Ok(Self { name: name.to_owned(), pid, child, shell, log })
     }
 
+    /// Its pid inside the node.
+    pub(crate) fn pid(&self) -> &str {
+        &self.pid
+    }
+
     /// Everything it has logged.
     pub(crate) fn log(&self) -> String {
         fs::read(&self.log)

@@ -13,7 +13,7 @@ use crate::node::{self, Release};
 use crate::pod::{Container, Pod};
 
 pub(crate) const ANNOTATION: &str = "ldcache.noderesource.dev";
-const FOLDERS: &str = "folders.ldcache.noderesource.dev";
+pub(crate) const FOLDERS: &str = "folders.ldcache.noderesource.dev";
 
 /// The ways in which a pod gets a GPU, each the one and only sign of it; [`gpu::with_app`] in, request out.
 pub(crate) type Request = fn(Pod, Container) -> (Pod, Container);

@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::process::Stdio;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use crate::node::Node;
 
@@ -67,4 +67,13 @@ pub(crate) fn sample(metrics: &str, name: &str) -> Result<f64> {
     let value = lines.find_map(|line| line.strip_prefix(&format!("nri_ldcache_{name} ")));
     let value = value.with_context(|| format!("no sample {name} in\n{metrics}"))?;
     Ok(value.parse()?)
+}
+
+/// The sum of all samples of a name that have this label.
+pub(crate) fn sum(metrics: &str, name: &str, label: &str) -> Result<f64> {
+    let prefix = format!("nri_ldcache_{name}{{");
+    let samples = metrics.lines().filter(|line| line.starts_with(&prefix) && line.contains(label));
+    let values: Vec<_> = samples.filter_map(|line| line.rsplit_once(' ')).collect();
+    ensure!(!values.is_empty(), "no sample of {name} with {label}");
+    values.into_iter().map(|(_, value)| Ok(value.parse::<f64>()?)).sum()
 }

@@ -44,11 +44,11 @@ fn path(layer: &Path, path: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
-fn link(layer: &Path, name: &str, target: &str) -> Result<()> {
+pub(crate) fn link(layer: &Path, name: &str, target: &str) -> Result<()> {
     Ok(symlink(target, path(layer, name)?)?)
 }
 
-fn fifo(layer: &Path, name: &str) -> Result<()> {
+pub(crate) fn fifo(layer: &Path, name: &str) -> Result<()> {
     Ok(mkfifo(&path(layer, name)?, Mode::from_bits_truncate(0o666))?)
 }
 
@@ -129,7 +129,7 @@ fn prepare_volume(node: &Installation) -> Result<()> {
 }
 
 /// The uppermost layer of a container that was created.
-fn layer(node: &Installation, container: &str) -> Result<PathBuf> {
+pub(crate) fn layer(node: &Installation, container: &str) -> Result<PathBuf> {
     let node = node.containerd.node();
     let mounts = ["ctr", "-n", "k8s.io", "snapshots", "mounts", "/mnt", container];
     let line = node.run(&mounts)?;

@@ -38,4 +38,5 @@ mod interrupt;
 mod lifecycle;
 mod log;
 mod metrics;
+mod soak;
 mod tidy;
