@@ -1,10 +1,12 @@
 //! What probes and scrapers see of the daemon, whatever the runtime does to it.
 
 use std::fs;
+use std::process::Command;
 use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use nri::api::{CreateContainerRequest, CreateContainerResponse, Message};
 use nri::fake::PLUGIN;
 
 use crate::served::{Served, gpu, wait};
@@ -92,5 +94,42 @@ async fn containers_that_were_there_before_are_counted_until_they_are_removed() 
         runtime.remove_container(pod, container).await?;
         ensure!(served.metric("containers_without_hook")? == left);
     }
+    Ok(())
+}
+
+/// A protobuf field of up to 16 KiB.
+fn field(number: u8, bytes: &[u8]) -> Vec<u8> {
+    let len = bytes.len();
+    [&[number << 3 | 2, len as u8 | 0x80, (len >> 7) as u8], bytes].concat()
+}
+
+/// Closing in the middle of a request would create its container without a hook.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_comes_in_at_sigterm_is_answered() -> Result<()> {
+    let mut served = Served::start(&[])?;
+    let mut runtime = served.registered().await?;
+    let (pod, container) = gpu("last");
+    let (pod, container) = (Some(pod).into(), Some(container).into());
+    let asked = CreateContainerRequest { pod, container, ..Default::default() };
+    let service = field(1, b"nri.pkg.api.v1alpha1.Plugin");
+    let asked = field(3, &asked.write_to_bytes()?);
+    let request = [service, field(2, b"CreateContainer"), asked].concat();
+    let stream = 1001;
+    let header = [(request.len() as u32).to_be_bytes(), u32::to_be_bytes(stream)].concat();
+    let message = [&header[..], &[1, 0], &request].concat();
+    let (first, second) = message.split_at(message.len() / 2);
+    runtime.trunk().send_frame(PLUGIN, first).await?;
+    wait(|| {
+        ensure!(served.metric("requests_inflight")? == 1.0);
+        Ok(())
+    })?;
+    let pid = served.daemon.id().to_string();
+    ensure!(Command::new("kill").args(["-s", "TERM", &pid]).status()?.success());
+    sleep(Duration::from_millis(300));
+    runtime.trunk().send_frame(PLUGIN, second).await?;
+    let answer: CreateContainerResponse = runtime.finish(stream).await?;
+    ensure!(answer.adjust.hooks.create_container.len() == 1, "no hook: {answer:?}");
+    runtime.closed().await?;
+    ensure!(served.daemon.wait()?.success());
     Ok(())
 }
