@@ -311,6 +311,7 @@ mod tests {
             ("mode = 'auto'\nfoldesr = []", "line 2: unknown field `foldesr`"),
             ("mode = 'maybe'", "line 1: unknown variant `maybe`"),
             ("timeout = 'soon'", "line 1: invalid type"),
+            ("http_address = '9177'", "line 1: \"9177\" is not [HOST]:PORT"),
             ("= 1", "line 1: "),
             ("mode = \"may\\nbe\"", "line 1: unknown variant `may be`"),
         ] {
@@ -336,8 +337,12 @@ mod tests {
         );
         assert_eq!(layers.settings().mode, Some(Mode::Disabled));
         assert!(Settings::from_runtime("").is_ok());
-        let error = Settings::from_runtime("socket_path = '/x'").unwrap_err().to_string();
-        assert!(error.contains("socket_path comes too late"), "{error}");
+        for (text, named) in
+            [("socket_path = '/x'", "socket_path"), ("http_address = ':1'", "http_address")]
+        {
+            let error = Settings::from_runtime(text).unwrap_err().to_string();
+            assert!(error.contains(&format!("{named} comes too late")), "{error}");
+        }
     }
 
     #[test]
