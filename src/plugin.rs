@@ -22,7 +22,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
-use self::backoff::{Attempt, Backoff};
+use self::backoff::{Attempt, Backoff, Socket};
 use self::installation::Installation;
 use self::ldcache::Ldcache;
 use crate::config::{Layers, Settings};
@@ -71,7 +71,7 @@ async fn stay_connected(
     let mut backoff = Backoff::new();
     let mut complained = String::new();
     while !*stop.borrow() {
-        let start = Instant::now();
+        let (start, socket) = (Instant::now(), Socket::look(path));
         let (attempt, ended) = match Session::connect(path).await {
             Ok(session) => {
                 let ended = talk(session, &identity, &plugin, stop.clone()).await;
@@ -96,6 +96,7 @@ async fn stay_connected(
         }
         tokio::select! {
             () = sleep(backoff.after(attempt)) => {}
+            () = socket.renewed(path) => backoff = Backoff::new(),
             () = stopped(stop.clone()) => {}
         }
     }

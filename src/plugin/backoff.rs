@@ -1,14 +1,16 @@
 //! [`Backoff`]: how long to wait before the next attempt to connect.
 
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::time::Duration;
+
+use tokio::time::sleep;
 
 /// Delays are doubled from the first to the last, and begun anew after a session that lasted.
 const FIRST: Duration = Duration::from_millis(100);
 const LAST: Duration = Duration::from_secs(5);
 const LASTED: Duration = Duration::from_secs(30);
-
-/// The last delay while nobody listens: connect(2) costs nothing then, and what is created before we are back has no hook.
-const LAST_WHEN_ABSENT: Duration = Duration::from_millis(500);
 
 /// The last delay where a runtime listens and does not want us: each registration waits for locks that every container
 /// operation of the node holds (<https://github.com/containerd/containerd/issues/14083>).
@@ -29,28 +31,46 @@ pub(super) enum Attempt {
 #[derive(Debug)]
 pub(super) struct Backoff {
     next: Duration,
-    absent: bool,
 }
 
 impl Backoff {
     pub(super) fn new() -> Self {
-        Self { next: FIRST, absent: false }
+        Self { next: FIRST }
     }
 
     /// The delay after this attempt.
     pub(super) fn after(&mut self, attempt: Attempt) -> Duration {
-        // A runtime that listened and does not any more is about to come back.
-        let left = attempt == Attempt::NoRuntime && !self.absent;
-        let lasted = matches!(attempt, Attempt::Served(lasted) if lasted > LASTED);
-        self.absent = attempt == Attempt::NoRuntime;
         let last = match attempt {
-            Attempt::NoRuntime => LAST_WHEN_ABSENT,
             Attempt::Refused => LAST_WHEN_REFUSED,
-            Attempt::Served(_) => LAST,
+            Attempt::NoRuntime | Attempt::Served(_) => LAST,
         };
-        let delay = if left || lasted { FIRST } else { self.next.min(last) };
+        let lasted = matches!(attempt, Attempt::Served(lasted) if lasted > LASTED);
+        let delay = if lasted { FIRST } else { self.next.min(last) };
         self.next = delay * 2;
         delay
+    }
+}
+
+/// What tells a socket's file from another that took its place (stat(2)): a runtime that starts makes a new one.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Socket(Option<(u64, u64, i64, i64)>);
+
+impl Socket {
+    pub(super) fn look(path: &Path) -> Self {
+        let meta = fs::metadata(path).ok();
+        Self(meta.map(|meta| (meta.dev(), meta.ino(), meta.ctime(), meta.ctime_nsec())))
+    }
+
+    /// Waits until there is another one: the runtime that did not want us, or has left, is not the one that listens now.
+    /// Connecting to find that out would make the runtime hold its locks for each attempt.
+    pub(super) async fn renewed(&self, path: &Path) {
+        loop {
+            sleep(FIRST).await;
+            let now = Self::look(path);
+            if now.0.is_some() && now != *self {
+                return;
+            }
+        }
     }
 }
 
@@ -65,22 +85,32 @@ mod tests {
     #[test]
     fn delays_grow_to_what_the_runtime_can_bear() {
         let mut backoff = Backoff::new();
-        let absent = milliseconds(&mut backoff, &[Attempt::NoRuntime; 5]);
-        assert_eq!(absent, [100, 200, 400, 500, 500]);
-        let refused = milliseconds(&mut backoff, &[Attempt::Refused; 8]);
-        assert_eq!(refused, [1000, 2000, 4000, 8000, 16_000, 32_000, 64_000, 120_000]);
+        let absent = milliseconds(&mut backoff, &[Attempt::NoRuntime; 8]);
+        assert_eq!(absent, [100, 200, 400, 800, 1600, 3200, 5000, 5000]);
+        let refused = milliseconds(&mut backoff, &[Attempt::Refused; 6]);
+        assert_eq!(refused, [10_000, 20_000, 40_000, 80_000, 120_000, 120_000]);
         assert_eq!(milliseconds(&mut backoff, &[Attempt::Served(LASTED * 2)]), [100]);
         let short = milliseconds(&mut backoff, &[Attempt::Served(Duration::ZERO); 7]);
         assert_eq!(short, [200, 400, 800, 1600, 3200, 5000, 5000]);
     }
 
-    #[test]
-    fn a_runtime_that_restarts_is_found_at_once_however_often() {
-        let mut backoff = Backoff::new();
-        let restart = [Attempt::Served(Duration::from_secs(1)), Attempt::NoRuntime];
-        for _ in 0..20 {
-            let delays = milliseconds(&mut backoff, &restart);
-            assert!(delays.iter().all(|delay| *delay <= 200), "{delays:?}");
-        }
+    #[tokio::test]
+    async fn a_socket_that_is_made_anew_is_noticed_and_one_that_goes_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("nri.sock");
+        let waits = async |socket: &Socket| {
+            tokio::time::timeout(FIRST * 3, socket.renewed(&path)).await.is_err()
+        };
+        let none = Socket::look(&path);
+        assert!(waits(&none).await);
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        assert!(!waits(&none).await);
+        let one = Socket::look(&path);
+        drop(listener);
+        assert!(waits(&one).await);
+        fs::remove_file(&path).unwrap();
+        assert!(waits(&one).await);
+        let _listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        assert!(!waits(&one).await);
     }
 }
