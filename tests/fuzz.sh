@@ -24,12 +24,14 @@ fuzz() { # COMMAND ARGUMENTS
 }
 fuzz build
 
+# shellcheck disable=SC2046 # a list
 [ $# != 0 ] || set -- $(cargo fuzz list --fuzz-dir tests/fuzz)
 failed=0
 for target; do
     mkdir -p "$dir/$target/corpus" "$dir/$target/findings"
     log=$dir/$target/log
     dictionary=tests/fuzz/dictionaries/$target
+    # shellcheck disable=SC2046 # one argument or none
     fuzz run "$target" "$dir/$target/corpus" "$PWD/tests/fuzz/corpus/$target" -- \
         -max_total_time="$seconds" -timeout=10 -rss_limit_mb=1024 -malloc_limit_mb=64 -max_len=20000 \
         -print_final_stats=1 -artifact_prefix="$dir/$target/findings/" \
