@@ -16,7 +16,7 @@ if [ "${1-}" = --write ]; then
 fi
 if [ -z "${NRI_LDCACHE_BINARY-}" ]; then
     NRI_LDCACHE_BINARY=$(cargo build --release --locked --message-format=json --package nri-ldcache --bin nri-ldcache |
-        jq -er 'select(.executable != null).executable' | tail -n 1)
+        jq -r 'select(.executable != null).executable')
 fi
 NRI_LDCACHE_BINARY=$(realpath "$NRI_LDCACHE_BINARY")
 export NRI_LDCACHE_BINARY

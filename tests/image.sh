@@ -21,6 +21,12 @@ fail() {
     exit 1
 }
 
+case $arch in
+    amd64) machine=X86-64 ;;
+    arm64) machine=AArch64 ;;
+    *) fail "there is no image for $arch" ;;
+esac
+readelf -h "$binary" 2>/dev/null | grep -q "Machine:.*$machine" || fail "$binary is not a program for $arch"
 if readelf -l "$binary" 2>/dev/null | grep -q INTERP; then
     fail "$binary is not static"
 fi

@@ -7,6 +7,7 @@ import traceback
 
 import alerts
 import drift
+import image
 import lint
 import manifests
 import mutants
@@ -20,6 +21,7 @@ CHECKS = [
     *pods.CHECKS,
     *settings.CHECKS,
     *mutants.CHECKS,
+    *image.CHECKS,
     *drift.CHECKS,
     *manifests.CHECKS,
     *alerts.CHECKS,

