@@ -15,7 +15,7 @@ if [ "${1-}" = --write ]; then
     exec "$python" tests/chart/manifests.py
 fi
 if [ -z "${NRI_LDCACHE_BINARY-}" ]; then
-    NRI_LDCACHE_BINARY=$(cargo build --release --locked --message-format=json --package nri-ldcache --bin nri-ldcache |
+    NRI_LDCACHE_BINARY=$(cargo build --quiet --release --locked --message-format=json --package nri-ldcache --bin nri-ldcache |
         jq -r 'select(.executable != null).executable')
 fi
 NRI_LDCACHE_BINARY=$(realpath "$NRI_LDCACHE_BINARY")

@@ -15,6 +15,7 @@ need umoci umoci
 need skopeo skopeo
 need jq jq
 need readelf binutils
+need setpriv util-linux
 need npm npm
 need python3 python3-venv
 if [ "${#missing[@]}" != 0 ]; then
