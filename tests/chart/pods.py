@@ -198,6 +198,21 @@ def selectors_find_their_pods_and_no_others():
     return "every values file"
 
 
+def helm_test_may_ask_the_agents():
+    documents = templates.objects(templates.ROOT / "tests/chart/values/everything.yaml")
+    [policy] = [d for d in documents if d["kind"] == "NetworkPolicy"]
+    [pod] = [d for d in documents if d["metadata"].get("annotations", {}).get("helm.sh/hook") == "test" and d["kind"] == "Pod"]
+    [service] = [d for d in documents if d["metadata"].get("annotations", {}).get("helm.sh/hook") == "test" and d["kind"] == "Service"]
+    peers = [peer["podSelector"]["matchLabels"] for rule in policy["spec"]["ingress"] for peer in rule["from"] if "podSelector" in peer]
+    assert any(labels.items() <= pod["metadata"]["labels"].items() for labels in peers), f"only {peers} may"
+    [daemonset] = [d for d in documents if d["kind"] == "DaemonSet" and "annotations" not in d["metadata"]]
+    assert service["spec"]["selector"].items() <= daemonset["spec"]["template"]["metadata"]["labels"].items()
+    assert policy["spec"]["podSelector"]["matchLabels"] == service["spec"]["selector"] and service["spec"]["publishNotReadyAddresses"] is True
+    address = f"--await={service['metadata']['name']}.{service['metadata']['namespace']}.svc:{service['spec']['ports'][0]['port']}"
+    assert address in pod["spec"]["containers"][0]["args"], f"the test does not ask {address}"
+    return address
+
+
 def openshift_allows_what_the_pods_ask_for():
     documents = templates.objects(templates.CHART / "values-openshift.yaml")
     allowed = {user for d in documents if d["kind"] == "SecurityContextConstraints" for user in d["users"]}
@@ -219,5 +234,6 @@ CHECKS = [
     cleanup_is_where_the_agent_was,
     hooks_need_nothing_of_the_release,
     selectors_find_their_pods_and_no_others,
+    helm_test_may_ask_the_agents,
     openshift_allows_what_the_pods_ask_for,
 ]
