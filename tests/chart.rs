@@ -43,12 +43,12 @@ impl Chart {
 /// Packs a program into an image, an archive at `archive`.
 pub(crate) fn image(program: &Path, archive: &Path) -> Result<()> {
     tools()?;
-    let mut pack = Command::new(script("image.sh"));
-    shell::output(pack.arg(program).arg(archive)).map(drop)
+    let mut pack = Command::new("bash");
+    shell::output(pack.arg(script("image.sh")).arg(program).arg(archive)).map(drop)
 }
 
 fn tools() -> Result<PathBuf> {
-    let said = shell::output(&mut Command::new(script("chart/setup.sh")))?;
+    let said = shell::output(Command::new("bash").arg(script("chart/setup.sh")))?;
     Ok(said.lines().next_back().context("tests/chart/setup.sh prints no directory")?.into())
 }
 

@@ -261,7 +261,7 @@ fn resources(mut fields: Fields) -> Result<v1::LinuxContainerResources> {
     [requests, limits, fields].into_iter().try_for_each(Fields::finish)?;
     Ok(v1::LinuxContainerResources {
         // As a kubelet does it: 1024 shares a processor, and 2 at least.
-        cpu_shares: cpu.map_or(2, |milli| (milli * 1024 / 1_000_000).max(2)),
+        cpu_shares: cpu.map_or(2, |milli| (milli * 1024 / 1000).max(2)),
         memory_limit_in_bytes: memory.map_or(0, |milli| milli / 1000),
         oom_score_adj: CRITICAL,
         ..Default::default()
