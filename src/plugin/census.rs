@@ -15,7 +15,7 @@ const NAMED: usize = 5;
 /// Pods and containers come one by one and in any order. What is kept of them is what the policy looks at.
 #[derive(Debug, Default)]
 pub(super) struct Census {
-    pods: HashMap<String, PodSandbox>,
+    pods: HashMap<String, Pod>,
     /// Containers that were told before their pods.
     early: Vec<Container>,
     /// Those that go without, by id.
@@ -23,14 +23,34 @@ pub(super) struct Census {
     named: Vec<String>,
 }
 
+/// What is kept of a pod: a tenth of what it is, and there may be a thousand.
+#[derive(Debug)]
+struct Pod {
+    name: String,
+    namespace: String,
+    annotations: Box<[(String, String)]>,
+}
+
+impl Pod {
+    fn new(policy: &Policy, pod: PodSandbox) -> Self {
+        let annotations = pod.annotations.into_iter().filter(|(key, _)| policy.reads(key));
+        Self { name: pod.name, namespace: pod.namespace, annotations: annotations.collect() }
+    }
+
+    fn sandbox(&self) -> PodSandbox {
+        PodSandbox {
+            name: self.name.clone(),
+            namespace: self.namespace.clone(),
+            annotations: self.annotations.iter().cloned().collect(),
+            ..PodSandbox::default()
+        }
+    }
+}
+
 impl Census {
     /// A pod that exists.
-    pub(super) fn pod(&mut self, policy: &Policy, pod: PodSandbox) {
-        let mut annotations = pod.annotations;
-        annotations.retain(|key, _| policy.reads(key));
-        let (name, namespace) = (pod.name, pod.namespace);
-        self.pods
-            .insert(pod.id, PodSandbox { name, namespace, annotations, ..PodSandbox::default() });
+    pub(super) fn pod(&mut self, policy: &Policy, mut pod: PodSandbox) {
+        self.pods.insert(take(&mut pod.id), Pod::new(policy, pod));
     }
 
     /// A container that exists.
@@ -40,7 +60,7 @@ impl Census {
         }
         match self.pods.get(&container.pod_sandbox_id) {
             Some(pod) => {
-                let pod = pod.clone();
+                let pod = pod.sandbox();
                 self.look(policy, &pod, &container);
             }
             None => {
@@ -54,11 +74,10 @@ impl Census {
 
     /// Everything was told: how many go without, and some of them by name.
     pub(super) fn complete(&mut self, policy: &Policy) -> (usize, Vec<String>) {
-        let unknown = PodSandbox::default();
         let pods = take(&mut self.pods);
         for container in take(&mut self.early) {
-            let pod = pods.get(&container.pod_sandbox_id).unwrap_or(&unknown);
-            self.look(policy, pod, &container);
+            let pod = pods.get(&container.pod_sandbox_id).map(Pod::sandbox);
+            self.look(policy, &pod.unwrap_or_default(), &container);
         }
         (self.without.len(), take(&mut self.named))
     }
