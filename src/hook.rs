@@ -104,7 +104,7 @@ fn refresh(
     let plan = Plan::make(jail.root(), update.dirs()).context("plan configuration")?;
     let musl = musl::Plan::make(jail.root(), update.dirs()).context("plan musl's configuration")?;
     clock.lap("plan");
-    let confined = jail.confine(plan.searched())?;
+    let confined = jail.confine(plan.linked())?;
     clock.lap("confine");
     let mut changes = Changes::begin(&confined);
     let made = plan

@@ -41,9 +41,9 @@ pub struct Plan {
     create: bool,
     first: Option<String>,
     last: String,
-    /// Directories that the linker searches afterwards, in order.
-    searched: Vec<String>,
-    /// The same, if `ld.so.conf` does not include `ld.so.conf.d` and so leaves ours out: ldconfig takes them as arguments,
+    /// Directories that the linker searches afterwards, in any version of glibc.
+    linked: Vec<String>,
+    /// Those of them that every version does, in order, if `ld.so.conf` does not include `ld.so.conf.d` and so leaves ours out: ldconfig takes them as arguments,
     /// and looks at arguments first.
     left_out: Vec<String>,
     added: Vec<String>,
@@ -62,8 +62,9 @@ impl Plan {
         let last = text("system directories of this container", system);
         let system = system.iter().copied().map(str::to_owned);
         let searched: Vec<_> = added.iter().cloned().chain(conf.dirs).chain(system).collect();
-        let left_out = if conf.includes_ours || create { Vec::new() } else { searched.clone() };
-        Ok(Self { create, first, last, searched, left_out, added })
+        let linked = searched.iter().cloned().chain(conf.typed).collect();
+        let left_out = if conf.includes_ours || create { Vec::new() } else { searched };
+        Ok(Self { create, first, last, linked, left_out, added })
     }
 
     /// Writes the files.
@@ -85,9 +86,9 @@ impl Plan {
         &self.added
     }
 
-    /// The directories that are searched afterwards.
-    pub fn searched(&self) -> &[String] {
-        &self.searched
+    /// The directories in which links may have to be made.
+    pub fn linked(&self) -> &[String] {
+        &self.linked
     }
 
     /// The directories that ldconfig has to be told of.
@@ -140,6 +141,8 @@ impl Source for Root {
 pub(crate) struct Conf {
     /// In order, each once.
     pub(crate) dirs: Vec<String>,
+    /// Those with a type, `DIR=TYPE`, which glibc took off before 2.37.
+    typed: Vec<String>,
     pub(crate) includes_ours: bool,
     known: HashSet<String>,
     files: usize,
@@ -195,11 +198,16 @@ impl Conf {
         Ok(())
     }
 
-    /// Takes a line that is a directory. `DIR=TYPE` is one for older versions of glibc and none for newer ones; a directory
-    /// that is added twice does no harm, and one that is not added at all does.
+    /// Takes a line that is a directory. `DIR=TYPE` is one for older versions of glibc and none for newer ones, and so not known: a
+    /// directory that is added twice does no harm, and one that is not added at all does.
     fn dir(&mut self, line: &[u8]) {
         let end = line.iter().rposition(|byte| !is_space(byte)).map_or(0, |last| last + 1);
-        let dir = str::from_utf8(&line[..end]).ok().and_then(|line| line.parse::<LibDir>().ok());
+        let parse = |line| str::from_utf8(line).ok()?.parse::<LibDir>().ok();
+        if let Some(equals) = line.iter().position(|byte| *byte == b'=') {
+            self.typed.extend(parse(&line[..equals]).map(|dir| dir.to_string()));
+            return;
+        }
+        let dir = parse(&line[..end]);
         if let Some(dir) = dir.filter(|dir| self.known.insert(dir.to_string())) {
             self.dirs.push(dir.to_string());
         }
@@ -316,6 +324,7 @@ mod tests {
         let mut found: Vec<_> = conf.dirs.iter().map(String::as_str).collect();
         found.sort();
         assert_eq!(found, ["/a", "/b", "/c/d", "/g h", "/i", "/k\u{a0}"]);
+        assert_eq!(conf.typed, ["/f"]);
         assert!(!conf.includes_ours);
     }
 
