@@ -34,7 +34,7 @@ impl Links for Remembered {
 }
 
 /// Checks as many seeds, with roots below `dir`.
-pub(crate) fn check(dir: &Path, seeds: u64, bases: &[String]) -> Result<()> {
+pub(crate) fn check(dir: &Path, seeds: u64, bases: &[&str]) -> Result<()> {
     let (mut incremental, mut opened, mut full) = (0, 0, 0);
     for seed in 0..seeds {
         let root = dir.join(format!("root-{seed}"));
