@@ -16,12 +16,19 @@ use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch, apply_fi
 
 #[path = "cache.rs"]
 mod cache;
+#[path = "bench/cost.rs"]
+mod cost;
 #[path = "debian.rs"]
 mod debian;
 #[path = "image.rs"]
 mod image;
+#[path = "bench/refreshed.rs"]
+mod refreshed;
 #[path = "shell.rs"]
 mod shell;
+
+use cost::Cost;
+use refreshed::Refreshed;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_nri-ldcache");
 const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
@@ -54,7 +61,10 @@ fn measure() -> Result<()> {
         "a refresh: `ldconfig -r` alone (-f FILE -C FILE, as the hook runs it), and the hook with each engine;"
     );
     println!(
-        "medians of {RUNS} alternating runs with a warm page cache, of {COLD_RUNS} after it was dropped"
+        "medians of {RUNS} alternating runs with a warm page cache, of {COLD_RUNS} after it was dropped, each of the image as it was"
+    );
+    println!(
+        "files that are opened, bytes that are read (of libraries that ldconfig maps: none), and bytes that come from the disk"
     );
     println!(
         "{:>9} {:<4} {:>19} {:>19} {:>19} {:>19}",
@@ -82,11 +92,21 @@ fn engines(extra: usize) -> Result<()> {
         [&|| bare(&root), &|| hook("ldconfig"), &|| hook("native"), &|| hook("incremental")];
     // Links and a current cache, as an image has them.
     time(&mut bare(&root))?;
-    row(count, "warm", &rounds(&ways, RUNS, || Ok(()))?);
-    row(count, "cold", &rounds(&ways, COLD_RUNS, drop_page_cache)?);
-    let files = ways.iter().map(|way| opened(&way())).collect::<Result<Vec<_>>>()?;
-    let cells = files.iter().map(|files| format!("{files:>12} opened"));
-    println!("{count:>9} {:<4} {}", "", cells.collect::<Vec<_>>().join(" "));
+    let refreshed = Refreshed::new(root.clone())?;
+    row(count, "warm", &rounds(&ways, RUNS, || refreshed.restore())?);
+    let before_cold = || refreshed.restore().and_then(|()| cost::drop_page_cache());
+    row(count, "cold", &rounds(&ways, COLD_RUNS, before_cold)?);
+    let mut costs = Vec::new();
+    for way in ways {
+        before_cold()?;
+        let fetched = cost::fetched(&mut way())?;
+        refreshed.restore()?;
+        costs.push(Cost { fetched, ..Cost::traced(&way())? });
+    }
+    cells(count, &costs, |cost| format!("{:>12} opened", cost.opened));
+    cells(count, &costs, |cost| format!("{:>10} KiB read", cost.read >> 10));
+    cells(count, &costs, |cost| format!("{:>10} KiB disk", cost.fetched >> 10));
+    refreshed.restore()?;
     let memory = ENGINES.map(|engine| peak(hook(engine), engine, scratch.path()));
     let cells = memory.into_iter().collect::<Result<Vec<_>>>()?;
     let cells = cells.iter().map(|peak| format!("{peak:>11.2} MiB max"));
@@ -114,7 +134,7 @@ fn row(count: usize, name: &str, times: &[Duration]) {
 fn rounds(
     ways: &[&dyn Fn() -> Command],
     runs: usize,
-    prepare: fn() -> Result<()>,
+    prepare: impl Fn() -> Result<()>,
 ) -> Result<Vec<Duration>> {
     let mut times = vec![Vec::new(); ways.len()];
     for _ in 0..runs {
@@ -126,22 +146,9 @@ fn rounds(
     Ok(times.into_iter().map(median).collect())
 }
 
-/// Makes the next access to each file one to the disk (Documentation/admin-guide/sysctl/vm.rst, `drop_caches`).
-fn drop_page_cache() -> Result<()> {
-    shell::output(&mut Command::new("sync"))?;
-    fs::write("/proc/sys/vm/drop_caches", "3").context("drop the page cache")
-}
-
-/// How many files a command opens to read or write them, by strace(1); directories aside.
-fn opened(command: &Command) -> Result<usize> {
-    let log = tempfile::NamedTempFile::new()?;
-    let mut strace = Command::new("/usr/bin/strace");
-    strace.args(["-f", "-e", "trace=open,openat,openat2", "-o"]).arg(log.path());
-    strace.arg(command.get_program()).args(command.get_args());
-    time(&mut strace)?;
-    let log = fs::read_to_string(log.path())?;
-    let opens = log.lines().filter(|line| line.contains("open") && !line.contains("= -1"));
-    Ok(opens.filter(|line| !line.contains("O_PATH") && !line.contains("O_DIRECTORY")).count())
+fn cells(count: usize, costs: &[Cost], cell: impl Fn(&Cost) -> String) {
+    let cells = costs.iter().map(cell).collect::<Vec<_>>().join(" ");
+    println!("{count:>9} {:<4} {cells}", "");
 }
 
 /// The most memory of a run in MiB, by its report.
