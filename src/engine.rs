@@ -64,7 +64,7 @@ pub fn full(root: &Root, first: &[&str], links: &mut dyn Links) -> Result<Made> 
     let glibc = Glibc::of(root).or_generator(generator);
     drop(before);
     let path = search_path(root, &glibc, first)?;
-    build(Search::new(root, &glibc, links), path, &Base::default())
+    build(Search::new(root, &glibc, links), path, Base::default())
 }
 
 /// Makes the same cache as [`full`] if the image's was current, and reads only what that does not know: directories
@@ -88,7 +88,7 @@ pub fn incremental(
             let glibc = Glibc::of(root).or_generator(generator);
             let path = search_path(root, &glibc, first)?;
             match cache.and_then(|cache| Base::new(root, &glibc, &path, cache, added)) {
-                Ok(base) => return build(Search::new(root, &glibc, links), path, &base),
+                Ok(base) => return build(Search::new(root, &glibc, links), path, base),
                 Err(reason) => reason,
             }
         }
@@ -102,7 +102,7 @@ fn search_path(root: &Root, glibc: &Glibc, first: &[&str]) -> Result<SearchPath>
 }
 
 /// Looks through the directories that the base does not keep, and puts all together.
-fn build(mut search: Search<'_>, mut path: SearchPath, base: &Base<'_>) -> Result<Made> {
+fn build(mut search: Search<'_>, mut path: SearchPath, base: Base<'_>) -> Result<Made> {
     let (root, glibc) = (search.root, search.glibc);
     let (mut found, mut searched, mut rank) = (Found::default(), 0, 0);
     // Grows while it is gone through.
@@ -115,9 +115,11 @@ fn build(mut search: Search<'_>, mut path: SearchPath, base: &Base<'_>) -> Resul
         }
         rank += 1;
     }
-    let entries = base.entries().chain(found.entries(&path.subdirectories));
-    let entries = sorted::entries(entries);
-    let cache = write(&entries, &path, glibc)?;
+    let entries = sorted::entries(base.entries, found.entries(&path.subdirectories));
+    let names: Vec<_> = path.subdirectories.iter().map(Vec::as_slice).collect();
+    let ranked = entries.iter().map(|(entry, _)| *entry);
+    let cache = ld_so_cache::write(ranked, &names, &glibc.generator(), base.strings);
+    let cache = cache.context("make linker cache")?;
     let (opened, links) = (search.opened, search.changed);
     Ok(Made { cache, entries: entries.len(), searched, opened, links, fallback: None })
 }
@@ -133,10 +135,4 @@ fn label(path: &SearchPath, glibc: &Glibc, rank: usize) -> Result<Label> {
     };
     let subdirectory = subdirectory.map(u32::try_from).transpose()?;
     Ok(Label { flags: 0, isa_level: 0, subdirectory, legacy, rank: u32::try_from(rank)? })
-}
-
-fn write(entries: &[sorted::Ranked<'_>], path: &SearchPath, glibc: &Glibc) -> Result<Vec<u8>> {
-    let names: Vec<_> = path.subdirectories.iter().map(Vec::as_slice).collect();
-    let entries = entries.iter().map(|(entry, _)| *entry);
-    ld_so_cache::write(entries, &names, &glibc.generator()).context("make linker cache")
 }

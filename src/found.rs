@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::ld_so_cache::{Cache, Entry};
+use crate::ld_so_cache::Cache;
 use crate::root::Root;
 
 const CACHE: &str = "/etc/ld.so.cache";
@@ -55,10 +55,13 @@ impl Found {
         let file =
             root.read(Path::new(CACHE), LIMIT)?.with_context(|| format!("{CACHE} is not there"))?;
         let cache = Cache::parse(&file).with_context(|| format!("read {CACHE}"))?;
-        let entries = cache.entries().collect::<Result<Vec<Entry<'_>>, _>>();
-        let entries = entries.with_context(|| format!("read {CACHE}"))?;
         // The loader takes the first that fits; a GPU has no driver for another architecture than the node's.
-        let libcuda = entries.iter().find(|entry| entry.name == LIBCUDA).map(|entry| {
+        let mut first = None;
+        for entry in cache.entries() {
+            let entry = entry.with_context(|| format!("read {CACHE}"))?;
+            first = first.or((entry.name == LIBCUDA).then_some(entry));
+        }
+        let libcuda = first.map(|entry| {
             let path = Path::new(OsStr::from_bytes(entry.path));
             let is = match root.is_file(path) {
                 true if root.is_mounted(entry.path) => Target::Mounted,
@@ -67,6 +70,6 @@ impl Found {
             };
             Library { path: path.display().to_string(), is }
         });
-        Ok(Self { libraries: entries.len(), libcuda })
+        Ok(Self { libraries: cache.len(), libcuda })
     }
 }

@@ -7,6 +7,8 @@
 
 use std::fmt;
 
+use memchr::memchr;
+
 pub use order::{compare, is_wild, libcmp};
 pub use writer::write;
 
@@ -207,6 +209,13 @@ impl<'a> Cache<'a> {
         self.entries.is_empty()
     }
 
+    /// The strings of entries, in their order; none in a file of the old format.
+    pub fn strings(&self) -> &'a [u8] {
+        let (start, size) = (HEADER + self.entries.len(), number(self.strings, 24));
+        let strings = self.strings.get(start..).filter(|_| self.entry == ENTRY);
+        strings.and_then(|strings| strings.get(..size? as usize)).unwrap_or_default()
+    }
+
     /// The entries, in the order of the file.
     pub fn entries(self) -> impl Iterator<Item = Result<Entry<'a>, Malformed>> {
         let entries = self.entries.chunks_exact(self.entry).enumerate();
@@ -248,8 +257,7 @@ impl<'a> Cache<'a> {
 fn string(strings: &[u8], at: u32) -> Option<&[u8]> {
     let rest = strings.get(at as usize..)?;
     let rest = rest.get(..MAX_STRING).unwrap_or(rest);
-    let end = rest.iter().position(|byte| *byte == 0)?;
-    rest.get(..end)
+    rest.get(..memchr(0, rest)?)
 }
 
 fn number(bytes: &[u8], at: usize) -> Option<u32> {

@@ -78,12 +78,14 @@ impl Root {
             }
             Err(error) => return Err(error).with_context(|| format!("open {name}")),
         };
-        match kind(fstat(&file).with_context(|| format!("stat {name}"))?.st_mode) {
+        let found = fstat(&file).with_context(|| format!("stat {name}"))?;
+        match kind(found.st_mode) {
             SFlag::S_IFREG => {}
             SFlag::S_IFDIR => return Ok(None),
             _ => bail!("read {name}: not a regular file"),
         }
-        let mut bytes = Vec::new();
+        let size = u64::try_from(found.st_size).unwrap_or_default().min(limit);
+        let mut bytes = Vec::with_capacity(usize::try_from(size)? + 1);
         let read = File::from(file).take(limit + 1).read_to_end(&mut bytes);
         read.with_context(|| format!("read {name}"))?;
         ensure!(bytes.len() as u64 <= limit, "read {name}: larger than {limit} bytes");

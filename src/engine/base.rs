@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::path::Path;
 
+use memchr::memrchr;
+
 use super::CACHE;
 use super::glibc::Glibc;
 use super::links::is_name;
@@ -17,9 +19,11 @@ use crate::root::{Id, Kind, Root};
 #[derive(Debug, Default)]
 pub(super) struct Base<'a> {
     /// Those of directories that are kept.
-    entries: Vec<Ranked<'a>>,
+    pub(super) entries: Vec<Ranked<'a>>,
+    /// All its strings.
+    pub(super) strings: &'a [u8],
     /// By the places of directories in the search.
-    dirs: HashMap<usize, State<'a>>,
+    dirs: Vec<Option<State<'a>>>,
 }
 
 #[derive(Debug)]
@@ -55,7 +59,9 @@ impl<'a> Base<'a> {
             temporary: glibc.skips_temporary_files(),
         };
         let listed = |name: &[u8]| filter.takes(name, Kind::File);
-        let mut base = Self::default();
+        let entries = Vec::with_capacity(cache.len());
+        let dirs = path.dirs.iter().map(|_| None).collect();
+        let mut base = Self { entries, strings: cache.strings(), dirs };
         let mut last: Option<(&[u8], Option<usize>)> = None;
         for entry in cache.entries() {
             let entry = entry.map_err(|error| error.to_string())?;
@@ -67,8 +73,8 @@ impl<'a> Base<'a> {
             };
             last = Some((dir, rank));
             let Some(rank) = rank else { continue }; // not searched any more
-            let state = base.dirs.entry(rank);
-            let state = state.or_insert_with(|| state_of(root, path, rank, written, &added));
+            let Some(state) = base.dirs.get_mut(rank) else { continue };
+            let state = state.get_or_insert_with(|| state_of(root, path, rank, written, &added));
             match state {
                 State::Kept => {
                     base.entries.push((entry, u32::try_from(rank).map_err(|e| e.to_string())?));
@@ -86,20 +92,15 @@ impl<'a> Base<'a> {
 
     /// Need the directory not be looked through?
     pub(super) fn keeps(&self, rank: usize) -> bool {
-        matches!(self.dirs.get(&rank), Some(State::Kept))
+        matches!(self.dirs.get(rank), Some(Some(State::Kept)))
     }
 
     /// What is known of a directory that is.
     pub(super) fn known(&self, rank: usize) -> Option<&Known<'a>> {
-        match self.dirs.get(&rank) {
-            Some(State::Known(known)) => Some(known),
+        match self.dirs.get(rank) {
+            Some(Some(State::Known(known))) => Some(known),
             _ => None,
         }
-    }
-
-    /// The entries that are kept.
-    pub(super) fn entries(&self) -> impl Iterator<Item = Ranked<'a>> {
-        self.entries.iter().copied()
     }
 }
 
@@ -128,7 +129,7 @@ fn split<'a>(entry: &Entry<'a>) -> Result<(&'a [u8], &'a [u8]), Reason> {
     if !is_name(entry.name) {
         return odd("is no name of a file");
     }
-    match entry.path.iter().rposition(|byte| *byte == b'/') {
+    match memrchr(b'/', entry.path) {
         Some(slash) => {
             let (dir, file) = entry.path.split_at_checked(slash).unwrap_or_default();
             Ok((dir, file.get(1..).unwrap_or_default()))

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use memchr::memmem::find_iter;
+
 use crate::root::Root;
 
 /// Loaders of the architectures that glibc has one name for (sysdeps/*/shlib-versions).
@@ -41,14 +43,13 @@ impl Glibc {
     }
 
     fn read(loader: &[u8]) -> Self {
-        let mut found = Self::default();
-        for string in loader.split(|byte| *byte == 0) {
-            if let Some(banner) = banner(string) {
+        let mut found = Self { system_dirs: system_dirs(loader), ..Self::default() };
+        for at in find_iter(loader, b"\0ld.so ") {
+            if let Some(banner) = loader.get(at + 1..).and_then(banner) {
                 found.banner = Some(banner.to_owned());
                 found.version = version(banner);
             }
         }
-        found.system_dirs = system_dirs(loader);
         found
     }
 
@@ -124,8 +125,8 @@ fn relatives(dir: &[u8]) -> Vec<Vec<u8>> {
 }
 
 /// What follows the name in `ld.so (Debian GLIBC 2.36-9) stable release version 2.36.`, the first line of a text.
-fn banner(string: &[u8]) -> Option<&[u8]> {
-    let line = string.strip_prefix(b"ld.so ")?.split(|byte| *byte == b'\n').next()?;
+fn banner(text: &[u8]) -> Option<&[u8]> {
+    let line = text.strip_prefix(b"ld.so ")?.split(|byte| matches!(byte, 0 | b'\n')).next()?;
     version(line)?;
     line.strip_suffix(b".")
 }
@@ -139,18 +140,21 @@ fn version(banner: &[u8]) -> Option<(u32, u32)> {
 /// The first strings in a row that are absolute directories with a slash behind, one of them a `lib`
 /// (`SYSTEM_DIRS`, elf/Makefile).
 fn system_dirs(loader: &[u8]) -> Vec<Vec<u8>> {
-    let mut dirs: Vec<Vec<u8>> = Vec::new();
-    for string in loader.split(|byte| *byte == 0) {
-        let is_dir = string.len() > 1
-            && string.len() <= MAX_PATH
-            && string.starts_with(b"/")
-            && string.ends_with(b"/")
-            && string.iter().all(u8::is_ascii_graphic);
-        match string.strip_suffix(b"/") {
-            Some(dir) if is_dir && dirs.len() < MAX_SYSTEM_DIRS => dirs.push(dir.to_owned()),
-            _ if dirs.iter().any(|dir| dir.windows(4).any(|part| part == b"/lib")) => break,
-            _ => dirs.clear(),
+    let (mut dirs, mut next): (Vec<Vec<u8>>, _) = (Vec::new(), None);
+    for end in find_iter(loader, b"/\0") {
+        let before = loader.get(end.saturating_sub(MAX_PATH)..end).unwrap_or_default();
+        let dir = before.rsplit(|byte| *byte == 0).next().unwrap_or_default();
+        let is_dir = dir.starts_with(b"/") && dir.iter().all(u8::is_ascii_graphic);
+        if !is_dir || next != Some(end - dir.len()) || dirs.len() >= MAX_SYSTEM_DIRS {
+            if dirs.iter().any(|dir| dir.windows(4).any(|part| part == b"/lib")) {
+                break;
+            }
+            dirs.clear();
         }
+        if is_dir {
+            dirs.push(dir.to_owned());
+        }
+        next = is_dir.then_some(end + 2);
     }
     dirs
 }

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, ResolveFlag, openat, renameat};
-use nix::sys::stat::{FchmodatFlags, Mode, SFlag, fchmod, fchmodat, fstatat, mkdirat};
+use nix::sys::stat::{FchmodatFlags, FileStat, Mode, SFlag, fchmod, fchmodat, fstatat, mkdirat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::Confined;
@@ -113,12 +113,12 @@ impl<'a> Changes<'a> {
     /// It is not synchronized to the disk: a container's root does not outlive the machine's crash.
     pub fn finish(&mut self, path: &Path, bytes: &[u8]) -> Result<()> {
         self.expect_no_directory(path)?;
-        let same = self.kind(path)? == Some(SFlag::S_IFREG)
-            && self
-                .confined
-                .root()
-                .read(path, bytes.len() as u64)
-                .is_ok_and(|before| before.as_deref() == Some(bytes));
+        let size = bytes.len() as u64;
+        let has_size = |found: FileStat| {
+            kind(found.st_mode) == SFlag::S_IFREG && u64::try_from(found.st_size) == Ok(size)
+        };
+        let same = self.stat(path)?.is_some_and(has_size)
+            && self.confined.root().read(path, size).is_ok_and(|old| old.as_deref() == Some(bytes));
         if same { Ok(()) } else { self.replace(path, bytes) }
     }
 
@@ -158,9 +158,13 @@ impl<'a> Changes<'a> {
     }
 
     fn kind(&self, path: &Path) -> Result<Option<SFlag>> {
+        Ok(self.stat(path)?.map(|found| kind(found.st_mode)))
+    }
+
+    fn stat(&self, path: &Path) -> Result<Option<FileStat>> {
         let (parent, name) = self.parent(path)?;
         match fstatat(&parent, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
-            Ok(found) => Ok(Some(kind(found.st_mode))),
+            Ok(found) => Ok(Some(found)),
             Err(Errno::ENOENT) => Ok(None),
             Err(error) => Err(error).with_context(|| format!("stat {}", path.display())),
         }

@@ -46,10 +46,14 @@ fn character(byte: u8) -> i32 {
 
 /// Has the name a number that overflows? [`libcmp`] is no order among such names: it may say a < b < c < a.
 pub fn is_wild(name: &[u8]) -> bool {
-    let mut runs = name.split(|byte| !byte.is_ascii_digit());
-    runs.any(|digits| {
-        let significant = digits.iter().skip_while(|digit| **digit == b'0').count();
-        significant > 9
+    let mut digits = 0;
+    name.iter().any(|byte| {
+        match byte {
+            b'0' if digits == 0 => {}
+            b'0'..=b'9' => digits += 1,
+            _ => digits = 0,
+        }
+        digits > 9
     })
 }
 

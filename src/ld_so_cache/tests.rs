@@ -13,7 +13,7 @@ fn sample() -> Vec<u8> {
         entry("libb.so.2", "/l/libb.so.2"),
         Entry { flags: 3, hwcap: Hwcap::Legacy(1 << 50), ..entry("liba.so.1", "/k/liba.so.1") },
     ];
-    write(entries.into_iter(), &[b"x86-64-v2"], b"tests").unwrap()
+    write(entries.into_iter(), &[b"x86-64-v2"], b"tests", &[]).unwrap()
 }
 
 #[test]
@@ -26,13 +26,34 @@ fn what_is_written_is_read() {
     assert_eq!(entries[0].hwcap, Hwcap::Subdirectory { name: b"x86-64-v3", isa_level: 2 });
     assert_eq!(entries[1], entry("libb.so.2", "/l/libb.so.2"));
     assert_eq!((entries[2].flags, entries[2].hwcap), (3, Hwcap::Legacy(1 << 50)));
-    let again = write(entries.into_iter(), &[b"x86-64-v2"], b"tests").unwrap();
+    let again = write(entries.into_iter(), &[b"x86-64-v2"], b"tests", &[]).unwrap();
     assert_eq!(again, file);
 }
 
 #[test]
+fn strings_of_another_cache_give_the_same_file() {
+    let file = sample();
+    let cache = Cache::parse(&file).unwrap();
+    let old: Vec<_> = cache.entries().map(Result::unwrap).collect();
+    let new = [
+        entry("liba.so.1", "/a/liba.so.1"), // goes to the end of the other, which has its name
+        entry("liba.so.1", "/z/k/liba.so.1"), // has the other at its end
+        entry("libb.so.2", "/l/libb.so.2"), // is there
+        entry("libc.so", "/l/libz.so.1"),
+    ];
+    for chosen in 0u32..1 << 7 {
+        let all = old.iter().chain(&new).enumerate();
+        let entries = all.filter(|(at, _)| chosen & 1 << at != 0).map(|(_, entry)| *entry);
+        let mut entries: Vec<_> = entries.collect();
+        entries.sort_by(compare);
+        let write = |old| write(entries.iter().copied(), &[b"x86-64-v4"], b"tests", old).unwrap();
+        assert_eq!(write(cache.strings()), write(&[]), "{entries:?}");
+    }
+}
+
+#[test]
 fn strings_that_end_others_share_their_bytes() {
-    let file = write([entry("libb.so.2", "/l/libb.so.2")].into_iter(), &[], b"").unwrap();
+    let file = write([entry("libb.so.2", "/l/libb.so.2")].into_iter(), &[], b"", &[]).unwrap();
     let cache = Cache::parse(&file).unwrap();
     assert_eq!(number(cache.strings, 24), Some(13));
     assert!(cache.entries().all(|entry| entry.is_ok_and(|entry| entry.name == b"libb.so.2")));
@@ -51,7 +72,7 @@ fn old_formats_are_read() {
     let found = cache.entries().next().unwrap().unwrap();
     assert_eq!((found.name, found.path, found.flags), (&b"liba"[..], &b"/liba"[..], 3));
     old.resize(old.len().next_multiple_of(8), 0);
-    let plain = write([entry("libb.so.2", "/l/libb.so.2")].into_iter(), &[], b"x").unwrap();
+    let plain = write([entry("libb.so.2", "/l/libb.so.2")].into_iter(), &[], b"x", &[]).unwrap();
     let mut both = [old, plain].concat();
     // Extensions count from the start of the file.
     let moved = both.len();
@@ -101,7 +122,7 @@ fn entries_that_share_a_long_string_are_refused_soon() {
     let cache = Cache::parse(&file).unwrap();
     assert_eq!(cache.entries().filter(Result::is_err).count(), count as usize);
     let longest = ["/", &"x".repeat(MAX_STRING - 2)].concat();
-    let file = write([entry("libx.so", &longest)].into_iter(), &[], b"").unwrap();
+    let file = write([entry("libx.so", &longest)].into_iter(), &[], b"", &[]).unwrap();
     assert!(Cache::parse(&file).unwrap().entries().all(|entry| entry.is_ok()));
 }
 

@@ -8,40 +8,42 @@ use super::{
     ISA_MASK, MAGIC, SECTION, TAG_GENERATOR, TAG_HWCAPS,
 };
 
+/// Bytes that new strings and extensions have, so that a file with few of them is not moved while it is made.
+const SPARE: usize = 16 << 10;
+
 /// Makes a cache file of entries in their order.
 ///
 /// `subdirectories` are the names of all those of glibc-hwcaps that were looked into: ldconfig leaves them in its strings,
-/// whether a library was found there or not.
+/// whether a library was found there or not. `old` are the strings of another cache, in which those of entries may lie; none
+/// give the same file, later.
 pub fn write<'a>(
     entries: impl ExactSizeIterator<Item = Entry<'a>> + Clone,
     subdirectories: &[&'a [u8]],
     generator: &[u8],
+    old: &'a [u8],
 ) -> Result<Vec<u8>> {
     let used = used(entries.clone());
-    let strings = strings(entries.clone(), subdirectories, &used);
-    let (table, offsets) = strings::table(&strings).context("make string table")?;
-    drop(strings);
-    let base = HEADER + entries.len() * ENTRY;
-    let end = (base + table.len()).next_multiple_of(4);
-    let size = end + EXTENSION_HEADER + 2 * SECTION + used.len() * 4 + generator.len();
-    let at = |offset: Option<&u32>| -> Result<u32> {
-        let offset = *offset.context("find string")? as usize;
-        u32::try_from(base + offset).context("make a cache of less than 4 GiB")
-    };
-    let mut file = Vec::with_capacity(size);
-    header(&mut file, entries.len(), table.len(), end)?;
-    for (entry, pair) in entries.zip(offsets.chunks(2)) {
-        file.extend(entry.flags.to_ne_bytes());
-        file.extend(at(pair.first())?.to_ne_bytes());
-        file.extend(at(pair.get(1))?.to_ne_bytes());
-        file.extend([0; 4]);
-        file.extend(field(&entry.hwcap, &used)?.to_ne_bytes());
-    }
-    file.extend(&table);
+    let start = HEADER + entries.len() * ENTRY;
+    let mut file = Vec::with_capacity(start + old.len() + SPARE);
+    file.resize(start, 0);
+    let strings = entries.clone().flat_map(|entry| [entry.name, entry.path]);
+    let strings = strings.chain(subdirectories.iter().copied()).chain(used.iter().copied());
+    let places = strings::append(&mut file, old, strings).context("make string table")?;
+    let (end, size) = (file.len().next_multiple_of(4), file.len() - start);
     file.resize(end, 0);
-    let names = offsets.len() - used.len();
-    let names = offsets.iter().skip(names).map(|offset| at(Some(offset)));
-    extensions(&mut file, &names.collect::<Result<Vec<_>>>()?, generator)?;
+    let mut head = Vec::with_capacity(start);
+    header(&mut head, entries.len(), size, end)?;
+    let pairs = places.as_chunks().0;
+    for (entry, [name, path]) in entries.zip(pairs) {
+        head.extend(entry.flags.to_ne_bytes());
+        head.extend(name.to_ne_bytes());
+        head.extend(path.to_ne_bytes());
+        head.extend([0; 4]);
+        head.extend(field(&entry.hwcap, &used)?.to_ne_bytes());
+    }
+    file.get_mut(..start).context("find entries")?.copy_from_slice(&head);
+    let (_, names) = places.split_at_checked(places.len() - used.len()).context("find names")?;
+    extensions(&mut file, names, generator)?;
     Ok(file)
 }
 
@@ -56,20 +58,6 @@ fn used<'a>(entries: impl Iterator<Item = Entry<'a>>) -> Vec<&'a [u8]> {
         }
     }
     used
-}
-
-/// Name and path of each entry; the subdirectories; and again, last, those that are used.
-fn strings<'a>(
-    entries: impl ExactSizeIterator<Item = Entry<'a>>,
-    subdirectories: &[&'a [u8]],
-    used: &[&'a [u8]],
-) -> Vec<&'a [u8]> {
-    let count = entries.len() * 2 + subdirectories.len() + used.len();
-    let mut strings = Vec::with_capacity(count);
-    strings.extend(entries.flat_map(|entry| [entry.name, entry.path]));
-    strings.extend(subdirectories);
-    strings.extend(used);
-    strings
 }
 
 fn header(file: &mut Vec<u8>, entries: usize, strings: usize, extensions: usize) -> Result<()> {

@@ -53,16 +53,26 @@ fn lines(data: &[u8]) {
     round(&entries, b"fuzz");
 }
 
-/// Writes entries and reads them again.
+/// Writes entries and reads them again; then writes some of them, with the help of the first file and without.
 fn round(entries: &[Entry<'_>], generator: &[u8]) {
     let subdirectories: &[&[u8]] = &[b"x86-64-v2", b"x86-64-v3"];
-    let written = write(entries.iter().copied(), subdirectories, generator).expect("a small file");
+    let write = |entries: &[Entry<'_>], old: &[u8]| {
+        write(entries.iter().copied(), subdirectories, generator, old).expect("a small file")
+    };
+    let written = write(entries, &[]);
     let cache = Cache::parse(&written).expect("a file that was written");
     assert_eq!(cache.generator(), Some(generator));
-    let read: Vec<_> = cache.entries().map(|entry| entry.expect("an entry")).collect();
+    let mut read: Vec<_> = cache.entries().map(|entry| entry.expect("an entry")).collect();
     assert_eq!(read, entries);
-    let again = write(read.into_iter(), subdirectories, generator).expect("a small file");
-    assert!(again == written, "another file of the same entries");
+    assert!(write(&read, cache.strings()) == written, "another file of the same entries");
+    // Some are read anew, and some are gone.
+    read.iter_mut().zip(entries).step_by(2).for_each(|(read, entry)| *read = *entry);
+    let mut number = 0;
+    read.retain(|_| {
+        number += 1;
+        number % 3 != 0
+    });
+    assert!(write(&read, cache.strings()) == write(&read, &[]), "the help is none");
 }
 
 /// Is the order of three names one?
