@@ -22,13 +22,13 @@ mod cost;
 mod debian;
 #[path = "image.rs"]
 mod image;
-#[path = "bench/refreshed.rs"]
-mod refreshed;
+#[path = "bench/overlay.rs"]
+mod overlay;
 #[path = "shell.rs"]
 mod shell;
 
 use cost::Cost;
-use refreshed::Refreshed;
+use overlay::Overlay;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_nri-ldcache");
 const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
@@ -61,7 +61,7 @@ fn measure() -> Result<()> {
         "a refresh: `ldconfig -r` alone (-f FILE -C FILE, as the hook runs it), and the hook with each engine;"
     );
     println!(
-        "medians of {RUNS} alternating runs with a warm page cache, of {COLD_RUNS} after it was dropped, each of the image as it was"
+        "medians of {RUNS} alternating runs with a warm page cache, of {COLD_RUNS} after it was dropped, each in a new container"
     );
     println!(
         "files that are opened, bytes that are read (of libraries that ldconfig maps: none), and bytes that come from the disk"
@@ -78,40 +78,51 @@ fn measure() -> Result<()> {
 
 /// All ways to refresh a root with so many libraries more than the tests' image has.
 fn engines(extra: usize) -> Result<()> {
-    let scratch = tempfile::tempdir()?;
-    let root = overlay(scratch.path())?;
-    libraries(&root.join(LIBRARIES), extra)?;
-    fs::create_dir_all(root.join("opt/driver"))?;
-    libraries(&root.join("opt/driver"), 3)?;
-    let files = fs::read_dir(root.join(LIBRARIES))?.collect::<Result<Vec<_>, _>>()?;
-    // Links to them are not libraries of their own.
-    let files = files.iter().filter(|file| file.file_type().is_ok_and(|kind| kind.is_file()));
-    let count = files.count();
+    let (scratch, base) = (tempfile::tempdir()?, image::root()?);
+    let (layer, count) = large_image(&scratch.path().join("image"), &base, extra)?;
+    let container = Overlay::new(&scratch.path().join("container"), &[&layer, &base])?;
+    let root = container.root();
     let hook = |engine: &str| hook_on(&root, scratch.path(), None, engine);
     let ways: [&dyn Fn() -> Command; 4] =
         [&|| bare(&root), &|| hook("ldconfig"), &|| hook("native"), &|| hook("incremental")];
-    // Links and a current cache, as an image has them.
-    time(&mut bare(&root))?;
-    let refreshed = Refreshed::new(root.clone())?;
-    row(count, "warm", &rounds(&ways, RUNS, || refreshed.restore())?);
-    let before_cold = || refreshed.restore().and_then(|()| cost::drop_page_cache());
+    row(count, "warm", &rounds(&ways, RUNS, || container.restore())?);
+    let before_cold = || container.restore().and_then(|()| cost::drop_page_cache());
     row(count, "cold", &rounds(&ways, COLD_RUNS, before_cold)?);
     let mut costs = Vec::new();
     for way in ways {
         before_cold()?;
         let fetched = cost::fetched(&mut way())?;
-        refreshed.restore()?;
+        container.restore()?;
         costs.push(Cost { fetched, ..Cost::traced(&way())? });
     }
     cells(count, &costs, |cost| format!("{:>12} opened", cost.opened));
     cells(count, &costs, |cost| format!("{:>10} KiB read", cost.read >> 10));
     cells(count, &costs, |cost| format!("{:>10} KiB disk", cost.fetched >> 10));
-    refreshed.restore()?;
+    container.restore()?;
     let memory = ENGINES.map(|engine| peak(hook(engine), engine, scratch.path()));
     let cells = memory.into_iter().collect::<Result<Vec<_>>>()?;
     let cells = cells.iter().map(|peak| format!("{peak:>11.2} MiB max"));
     println!("{count:>9} {:<4} {:>19} {}", "", "", cells.collect::<Vec<_>>().join(" "));
     Ok(())
+}
+
+/// A layer with as many libraries, the links and the cache that an image has, and a driver that is not in it. Returns it and
+/// the number of libraries of the image.
+fn large_image(scratch: &Path, base: &Path, extra: usize) -> Result<(PathBuf, usize)> {
+    let image = Overlay::new(scratch, &[base])?;
+    let root = image.root();
+    libraries(&root.join(LIBRARIES), extra)?;
+    fs::create_dir_all(root.join("opt/driver"))?;
+    libraries(&root.join("opt/driver"), 3)?;
+    let count = files(&root.join(LIBRARIES))?;
+    time(&mut bare(&root))?;
+    Ok((image.into_layer()?, count))
+}
+
+/// How many files there are; links to them are not libraries of their own.
+fn files(dir: &Path) -> Result<usize> {
+    let files = fs::read_dir(dir)?.collect::<Result<Vec<_>, _>>()?;
+    Ok(files.iter().filter(|file| file.file_type().is_ok_and(|kind| kind.is_file())).count())
 }
 
 const ENGINES: [&str; 3] = ["ldconfig", "native", "incremental"];
@@ -163,7 +174,8 @@ fn peak(mut hook: Command, engine: &str, scratch: &Path) -> Result<f64> {
 /// The hook with all layers of its sandbox, and where the kernel seems to have none of them.
 fn layers() -> Result<()> {
     let scratch = tempfile::tempdir()?;
-    let root = overlay(scratch.path())?;
+    let container = Overlay::new(&scratch.path().join("container"), &[&image::root()?])?;
+    let root = container.root();
     let (with, without) = alternate(
         || hook_on(&root, scratch.path(), Some("--with"), "auto"),
         || hook_on(&root, scratch.path(), Some("--without"), "auto"),
@@ -235,22 +247,6 @@ fn median(mut times: Vec<Duration>) -> Duration {
 
 fn milliseconds(time: Duration) -> String {
     format!("{:.2} ms", time.as_secs_f64() * 1000.0)
-}
-
-fn overlay(scratch: &Path) -> Result<PathBuf> {
-    for part in ["upper", "work", "root"] {
-        fs::create_dir(scratch.join(part))?;
-    }
-    let [lower, upper, work] = [image::root()?, scratch.join("upper"), scratch.join("work")];
-    let layers = format!(
-        "lowerdir={},upperdir={},workdir={}",
-        lower.display(),
-        upper.display(),
-        work.display()
-    );
-    let root = scratch.join("root");
-    shell::output(Command::new("mount").args(["-t", "overlay", "-o", &layers, "root"]).arg(&root))?;
-    Ok(root)
 }
 
 /// Copies of one library, each with a SONAME of its own: the name is a place holder that is overwritten.

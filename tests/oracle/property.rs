@@ -92,7 +92,7 @@ fn add(root: &Path, random: &mut Random, written: SystemTime) -> Result<Vec<Stri
     for dir in ["usr/local/nvidia/lib64", "opt/new/lib", "opt/last"] {
         if random.once_in(2) {
             let count = random.below(12);
-            generate::libraries(&root.join(dir), random, count)?;
+            libraries(&root.join(dir), random, count)?;
             let conf = random.one(&["00-nvcr", "0", "zz-nvcr", "Aa"]);
             fs::write(
                 root.join(format!("etc/ld.so.conf.d/{conf}-ldcache{count}.conf")),
@@ -106,7 +106,7 @@ fn add(root: &Path, random: &mut Random, written: SystemTime) -> Result<Vec<Stri
             continue;
         }
         let count = random.below(10);
-        generate::libraries(&root.join(dir), random, count)?;
+        libraries(&root.join(dir), random, count)?;
         if random.once_in(3) {
             symlink("liba.so.1", root.join(dir).join("liba.so")).ok();
         }
@@ -119,4 +119,19 @@ fn add(root: &Path, random: &mut Random, written: SystemTime) -> Result<Vec<Stri
         }
     }
     Ok(told)
+}
+
+/// Adds libraries and replaces none: what an entry speaks of is not read again.
+fn libraries(dir: &Path, random: &mut Random, count: usize) -> Result<()> {
+    let new = dir.with_extension("new");
+    generate::libraries(&new, random, count)?;
+    fs::create_dir_all(dir)?;
+    for entry in fs::read_dir(&new)? {
+        let entry = entry?;
+        let (from, to) = (new.join(entry.file_name()), dir.join(entry.file_name()));
+        if to.symlink_metadata().is_err() {
+            fs::rename(from, to)?;
+        }
+    }
+    Ok(fs::remove_dir_all(new)?)
 }
