@@ -161,6 +161,9 @@ impl std::error::Error for Refused {}
 
 type Result<T> = std::result::Result<T, Refused>;
 
+/// Libraries that are glibc 2's.
+const GLIBC: [[u8; 10]; 2] = [*b"libc.so.6\0", *b"libm.so.6\0"];
+
 impl Library {
     /// Reads a library as ldconfig of `arch` does.
     pub fn read<B: ReadAt + ?Sized>(bytes: &B, arch: Arch) -> Result<Self> {
@@ -175,10 +178,7 @@ impl Library {
         let soname = dynamic.soname.map(|at| fields.string(strings, at)).transpose()?;
         let names_libc6 = asks
             && (segments.interpreter_of_glibc(&fields)
-                || dynamic.needed.iter().any(|at| {
-                    let needed = fields.string(strings, *at);
-                    needed.is_ok_and(|name| name == b"libc.so.6" || name == b"libm.so.6")
-                }));
+                || dynamic.needed.iter().any(|at| fields.is_string(strings, *at, &GLIBC)));
         let isa_level = match arch {
             Arch::X86_64 => segments.isa_level(&fields),
             _ => 0,

@@ -215,6 +215,14 @@ impl<'a, B: ReadAt + ?Sized> Fields<'a, B> {
         Err(Refused::LongName)
     }
 
+    /// Is a string one of these, which have their NUL? No more of it is read: a library can need as many as it has entries.
+    pub(super) fn is_string<const N: usize>(&self, start: u64, at: u64, of: &[[u8; N]]) -> bool {
+        let mut bytes = [0; N];
+        let offset = start.checked_add(at);
+        let read = offset.is_some_and(|offset| self.head.read_at(&mut bytes, offset).is_ok());
+        read && of.contains(&bytes)
+    }
+
     pub(super) fn exact(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
         match self.head.read_at(buffer, offset)? == buffer.len() {
             true => Ok(()),

@@ -113,3 +113,43 @@ fn no_damage_is_a_panic() {
         let _ = read(&whole[..at]);
     }
 }
+
+/// A file, and how many bytes of it were read.
+struct Counted(Vec<u8>, std::cell::Cell<usize>);
+
+impl ReadAt for Counted {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let count = self.0.read_at(buffer, offset)?;
+        self.1.set(self.1.get() + count);
+        Ok(count)
+    }
+}
+
+#[test]
+fn many_needs_of_long_names_are_cheap() {
+    const COUNT: usize = 16_000;
+    let (strings, dynamic) = (0x1000u32, 0x4000u32);
+    let mut file = vec![b'x'; dynamic as usize];
+    file[..52].fill(0);
+    file[..5].copy_from_slice(b"\x7fELF\x01");
+    put(&mut file, 16, &ET_DYN.to_ne_bytes());
+    put(&mut file, 18, &EM_386.to_ne_bytes());
+    put(&mut file, 28, &52u32.to_ne_bytes());
+    put(&mut file, 44, &2u16.to_ne_bytes());
+    let size = (COUNT as u32 + 2) * 8;
+    for (at, [kind, offset, size]) in [(52, [1, 0, u32::MAX]), (84, [PT_DYNAMIC, dynamic, size])] {
+        [kind, offset, offset, 0, size, 0, 0, 4].iter().enumerate().for_each(|(field, word)| {
+            put(&mut file, at + 4 * field, &word.to_ne_bytes());
+        });
+    }
+    let needs = std::iter::repeat_n([DT_NEEDED as u32, 1], COUNT);
+    let entries = [[DT_STRTAB as u32, strings]].into_iter().chain(needs).chain([[0, 0]]);
+    file.extend(entries.flatten().flat_map(u32::to_ne_bytes));
+    let needed = dynamic as usize + 8 * COUNT + 4;
+    let mut whole = Counted(file, Default::default());
+    assert!(!Library::read(&whole, Arch::X86_64).unwrap().names_libc6);
+    assert!(whole.1.get() < 512 << 10, "{} bytes", whole.1.get());
+    put(&mut whole.0, strings as usize + 5000, b"libm.so.6\0");
+    put(&mut whole.0, needed, &5000u32.to_ne_bytes());
+    assert!(Library::read(&whole, Arch::X86_64).unwrap().names_libc6);
+}
