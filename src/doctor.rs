@@ -10,7 +10,6 @@ use serde::Serialize;
 
 use crate::config::Settings;
 
-mod configuration;
 mod file;
 mod kernel;
 mod nri;

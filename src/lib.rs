@@ -28,6 +28,8 @@ pub mod log;
 pub mod metrics;
 // What would stop it on a node.
 pub mod doctor;
+// What the runtime's own configuration says.
+mod runtime_config;
 // Who asked for a GPU.
 pub mod signal;
 // What to do about it. Pure.

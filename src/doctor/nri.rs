@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
-use super::configuration::Nri;
 use super::runtime::{Kind, Runtime};
 use super::{Check, State};
 use crate::config::Settings;
 use crate::jail;
+use crate::runtime_config::Nri;
 
 pub(super) fn checks(settings: &Settings, runtimes: &[Runtime]) -> Vec<Check> {
     let mut checks: Vec<_> = runtimes.iter().flat_map(|runtime| of(settings, runtime)).collect();

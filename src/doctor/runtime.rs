@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use super::configuration::{self, Nri};
 use crate::root::Root;
+use crate::runtime_config::{self, Nri};
 
 /// How long a program may take to tell its version.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -122,9 +122,9 @@ fn look(root: &Root, host: &Path, known: &Known) -> Option<Runtime> {
     let told = program.filter(|_| host == Path::new("/")).and_then(|program| tell(program));
     let version = told.as_deref().and_then(version);
     let nri = match known.kind {
-        Kind::Containerd => configuration::containerd(root, Path::new(known.config), version),
+        Kind::Containerd => runtime_config::containerd(root, Path::new(known.config), version),
         Kind::Crio => {
-            configuration::crio(root, Path::new(known.config), known.drop_ins.map(Path::new))
+            runtime_config::crio(root, Path::new(known.config), known.drop_ins.map(Path::new))
         }
     };
     let (name, kind, config) = (known.name, known.kind, known.config);

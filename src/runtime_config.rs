@@ -23,25 +23,27 @@ const IMPORTS: &str = "/etc/containerd/conf.d/*.toml";
 
 /// What is set, and `None` where the default holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Nri {
-    pub(super) enabled: Option<bool>,
+pub(crate) struct Nri {
+    pub(crate) enabled: Option<bool>,
+    /// Whether anything is said at all.
+    pub(crate) configured: bool,
     /// Whether plugins may connect, and not only be launched.
-    pub(super) connections: Option<bool>,
-    pub(super) socket: Option<PathBuf>,
+    pub(crate) connections: Option<bool>,
+    pub(crate) socket: Option<PathBuf>,
     /// A validator that refuses containers that plugins add hooks to.
-    pub(super) rejects_hooks: bool,
+    pub(crate) rejects_hooks: bool,
     /// Plugins without which containers are refused.
-    pub(super) required: Vec<String>,
+    pub(crate) required: Vec<String>,
     /// The version of the configuration's schema.
-    pub(super) schema: Option<i64>,
+    pub(crate) schema: Option<i64>,
     /// The files that were read.
-    pub(super) files: Vec<PathBuf>,
+    pub(crate) files: Vec<PathBuf>,
 }
 
 /// Reads containerd's configuration with what it imports.
 ///
 /// Of the table of one plugin, the last file that has one replaces all others (containerd issue 5837).
-pub(super) fn containerd(root: &Root, path: &Path, version: Option<(u32, u32)>) -> Result<Nri> {
+pub(crate) fn containerd(root: &Root, path: &Path, version: Option<(u32, u32)>) -> Result<Nri> {
     let mut nri = Nri::default();
     let Some(main) = read(root, path)? else { return Ok(nri) };
     nri.schema = main.get("version").and_then(Value::as_integer);
@@ -73,6 +75,7 @@ pub(super) fn containerd(root: &Root, path: &Path, version: Option<(u32, u32)>) 
             nri.files.push(path);
         }
     }
+    nri.configured = table.is_some() || disabled;
     if let Some(table) = table {
         of_containerd(&mut nri, &table);
     }
@@ -116,7 +119,7 @@ fn matching(root: &Root, pattern: &Path) -> Vec<PathBuf> {
 }
 
 /// Reads CRI-O's configuration: the file, and then all of its directory; each key has the value that it was given last.
-pub(super) fn crio(root: &Root, path: &Path, drop_ins: Option<&Path>) -> Result<Nri> {
+pub(crate) fn crio(root: &Root, path: &Path, drop_ins: Option<&Path>) -> Result<Nri> {
     let mut nri = Nri::default();
     let names = drop_ins.map(|dir| root.list(dir)).transpose()?.unwrap_or_default();
     ensure!(
@@ -131,6 +134,7 @@ pub(super) fn crio(root: &Root, path: &Path, drop_ins: Option<&Path>) -> Result<
         let Some(file) = read(root, &path)? else { continue };
         nri.files.push(path);
         let Some(table) = file.get("crio").and_then(|crio| crio.get("nri")) else { continue };
+        nri.configured = true;
         let flag = |key| table.get(key).and_then(Value::as_bool);
         nri.enabled = flag("enable_nri").or(nri.enabled);
         nri.connections = flag("nri_disable_connections").map(|no| !no).or(nri.connections);
