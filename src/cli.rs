@@ -8,7 +8,7 @@ use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::{Layers, Settings};
-use crate::host::Place;
+use crate::host::{DropIn, Place};
 use crate::report::Report;
 use crate::update::Update;
 
@@ -38,6 +38,8 @@ pub enum Command {
     Uninstall(UninstallArgs),
     /// Look at this node for what would keep its containers from being refreshed
     Doctor(DoctorArgs),
+    /// Enable NRI in containerd's configuration, with a file of its own; containerd is not restarted
+    EnableNri(EnableNriArgs),
     /// A hook of NVIDIA's toolkit that this program does not have
     #[command(skip)]
     Unsupported(String),
@@ -124,6 +126,27 @@ impl InstallArgs {
     /// Where to install.
     pub fn place(&self) -> Result<Place> {
         Place::new(&self.install_dir, &self.host_root)
+    }
+}
+
+/// Arguments of `enable-nri`.
+#[derive(Debug, Args)]
+pub struct EnableNriArgs {
+    /// containerd's configuration file on the host
+    #[arg(long, value_name = "FILE", default_value = DropIn::MAIN)]
+    pub containerd_config: PathBuf,
+    /// Where the host's root is seen from here
+    #[arg(long, value_name = "PATH", env = "NRI_LDCACHE_HOST_ROOT", default_value = "/")]
+    pub host_root: PathBuf,
+    /// Take it back
+    #[arg(long)]
+    pub undo: bool,
+}
+
+impl EnableNriArgs {
+    /// What to write.
+    pub fn drop_in(&self) -> Result<DropIn> {
+        DropIn::new(&self.containerd_config, &self.host_root)
     }
 }
 

@@ -16,12 +16,14 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context, Result, ensure};
 
 use directory::Directory;
+pub use drop_in::DropIn;
 use program::Program;
 pub use readiness::{Readiness, end_on_signals, wait_for};
 pub use removal::Removal;
 use version::Version;
 
 mod directory;
+mod drop_in;
 mod program;
 mod readiness;
 mod removal;

@@ -52,6 +52,11 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         }
         Command::Inspect(args) => print!("{}", inspect::run(&args.path, args.json)?),
         Command::Doctor(args) => return doctor(args),
+        Command::EnableNri(args) => {
+            let drop_in = args.drop_in()?;
+            let done = if args.undo { drop_in.undo()? } else { drop_in.enable()? };
+            done.iter().try_for_each(|line| writeln!(io::stdout(), "{line}"))?;
+        }
         Command::Install(args) => install(&args)?,
         Command::Uninstall(args) => uninstall(&args)?,
         // What a newer spec calls must not stop its containers; NVIDIA's own program does the same.

@@ -88,6 +88,44 @@ fn defaults_are_those_of_the_installed_version() -> Result<()> {
     Ok(())
 }
 
+/// What containerd itself makes of its files.
+#[test]
+fn nri_is_enabled_by_a_drop_in_until_that_is_undone() -> Result<()> {
+    if !node::possible() {
+        return Ok(());
+    }
+    let node = Node::start(Release::Trixie)?;
+    node.copy(Path::new(env!("CARGO_BIN_EXE_nri-ldcache")), BINARY)?;
+    let disabled = || -> Result<bool> {
+        // Without a file containerd has its defaults, but nothing to dump.
+        let there = node.path("/etc/containerd/config.toml").exists();
+        let what = if there { "dump" } else { "default" };
+        let text = node.run(&["containerd", "config", what])?;
+        let config: toml::Table = text.parse()?;
+        let nri = &config["plugins"]["io.containerd.nri.v1.nri"];
+        nri["disable"].as_bool().context("disable is missing")
+    };
+    let tree = || node.run(&["find", "/etc/containerd", "-printf", r"%p %y %m %s\n"]);
+    let snapshotter = "version = 2\n# mine\n[plugins.\"io.containerd.grpc.v1.cri\".containerd]\nsnapshotter = \"native\"\n";
+    for main in [None, Some(snapshotter)] {
+        node.run(&["mkdir", "-p", "/etc/containerd"])?;
+        match main {
+            Some(text) => node.write("/etc/containerd/config.toml", text)?,
+            None => _ = node.run(&["rm", "-f", "/etc/containerd/config.toml"])?,
+        }
+        let before = tree()?;
+        ensure!(disabled()?, "it was enabled");
+        node.run(&[BINARY, "enable-nri"])?;
+        ensure!(!disabled()?, "containerd has it disabled still");
+        expect(&on(&node, &[])?, "nri", "good", "enabled by its configuration")?;
+        let dump = node.run(&["containerd", "config", "dump"])?;
+        ensure!(main.is_none() || dump.contains(r#"snapshotter = "native""#), "{dump}");
+        node.run(&[BINARY, "enable-nri", "--undo"])?;
+        ensure!(disabled()? && tree()? == before, "{before}\n{}", tree()?);
+    }
+    Ok(())
+}
+
 /// A host with a runtime's socket and files; `doctor` has its root elsewhere than at `/`.
 fn made_up(socket: &str, files: &[(&str, &str)], args: &[&str]) -> Result<Value> {
     let host = tempfile::tempdir()?;
