@@ -83,7 +83,7 @@ impl Place {
     pub fn install(&self) -> Result<Installed> {
         let (dir, mut installed) = self.put()?;
         if !dir.is_read_only() {
-            match retire(&dir, &Program::own()?.name()) {
+            match clean(&dir, &Program::own()?.name()) {
                 Ok(names) => {
                     installed.removed = names.iter().map(|name| self.dir.join(name)).collect()
                 }
@@ -118,22 +118,26 @@ impl Place {
         Ok(format!("{name} will be installed in {place}"))
     }
 
+    /// A file that is there needs no lock: nobody can keep us from finding it.
     fn put(&self) -> Result<(Directory, Installed)> {
         let place = || format!("install into {}", self.host_root.join(below(&self.dir)).display());
-        let (program, dir) = (Program::own()?, self.locked().with_context(place)?);
+        let program = Program::own()?;
         let name = program.name();
-        let mut notes = Vec::new();
-        let there = is_there(&dir, &name, &program).with_context(place)?;
-        if !dir.is_read_only() {
-            remove_temporaries(&dir).with_context(place)?;
+        let path = self.dir.join(&name);
+        let mut installed =
+            Installed { path, written: false, removed: Vec::new(), notes: Vec::new() };
+        let mut dir = Directory::make(&self.host_root, &self.dir).with_context(place)?;
+        if !is_there(&dir, &name, &program).with_context(place)? {
+            dir = self.locked().with_context(place)?;
+            // Another process may have put it there while we waited.
+            if !is_there(&dir, &name, &program).with_context(place)? {
+                installed.notes.extend(put(&dir, &name, &program).with_context(place)?);
+                installed.written = true;
+                return Ok((dir, installed));
+            }
         }
-        if there {
-            program::try_out(&dir, &name).with_context(place)?;
-        } else {
-            notes.extend(put(&dir, &name, &program).with_context(place)?);
-        }
-        let path = self.dir.join(name);
-        Ok((dir, Installed { path, written: !there, removed: Vec::new(), notes }))
+        program::try_out(&dir, &name).with_context(place)?;
+        Ok((dir, installed))
     }
 
     /// The directory, made if it was not there, and locked.
@@ -169,6 +173,7 @@ fn is_there(dir: &Directory, name: &str, program: &Program) -> Result<bool> {
 
 /// Makes the file, tries it out, and only then gives it its name. What SELinux refused is returned.
 fn put(dir: &Directory, name: &str, program: &Program) -> Result<Option<String>> {
+    remove_temporaries(dir)?;
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let temporary = version::temporary(name, now.as_nanos());
     let refused = program.copy(dir, &temporary).and_then(|refused| {
@@ -181,6 +186,13 @@ fn put(dir: &Directory, name: &str, program: &Program) -> Result<Option<String>>
         drop(dir.remove(&temporary));
     }
     refused
+}
+
+/// Removes what nobody needs, once the lock is ours.
+fn clean(dir: &Directory, current: &str) -> Result<Vec<String>> {
+    dir.lock(PATIENCE)?;
+    remove_temporaries(dir)?;
+    retire(dir, current)
 }
 
 /// Removes what installations that were killed have left: the lock is ours, so none of them is at work.
