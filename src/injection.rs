@@ -41,12 +41,12 @@ pub struct Fault {
 
 impl Fault {
     /// Every word.
-    pub const WORDS: [&str; 4] = ["missing", "not-executable", "other-program", "being-removed"];
+    pub const WORDS: [&str; 5] =
+        ["not-installed", "missing", "not-executable", "other-program", "being-removed"];
 
-    /// The same fault, with its cause.
-    #[must_use]
-    pub fn because(self, why: &str) -> Self {
-        Self { error: Error::msg(why.to_owned()), ..self }
+    /// It could not be put there, or could not be executed.
+    pub fn not_installed(why: &str) -> Self {
+        Self { word: "not-installed", error: Error::msg(why.to_owned()) }
     }
 
     /// The fault as one word, for metrics.

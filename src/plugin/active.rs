@@ -100,7 +100,7 @@ impl Active {
 
     /// Looks at the hook's file, and tells trouble with it once.
     pub(super) fn hook_file(&self, metrics: &Metrics) -> Result<(), Fault> {
-        let looked = self.injection.verify().map_err(|fault| self.installation.explain(fault));
+        let looked = self.installation.is_good().and_then(|()| self.injection.verify());
         metrics.looked_at(looked.as_ref().copied());
         let trouble = looked.as_ref().err().map(ToString::to_string);
         let mut complained =

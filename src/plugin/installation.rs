@@ -29,13 +29,11 @@ impl Installation {
         tokio::spawn(self.keep(place));
     }
 
-    /// The fault of the hook's file, with the reason why it could not be installed if that is known.
-    pub(super) fn explain(&self, fault: Fault) -> Fault {
+    /// Whether what was installed can be executed. The file alone does not tell: it may be whole, on a filesystem that is
+    /// mounted noexec.
+    pub(super) fn is_good(&self) -> Result<(), Fault> {
         let trouble = self.trouble.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        match &*trouble {
-            Some(trouble) => fault.because(trouble),
-            None => fault,
-        }
+        trouble.as_deref().map_or(Ok(()), |trouble| Err(Fault::not_installed(trouble)))
     }
 
     async fn keep(self: Arc<Self>, place: Place) {

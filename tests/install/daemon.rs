@@ -97,12 +97,18 @@ async fn a_daemon_that_can_not_install_serves_and_says_why() -> Result<()> {
     if !node::possible() {
         return Ok(());
     }
-    for (options, expected) in [("noexec", "mounted noexec"), ("ro", "Read-only file system")] {
+    // Whole and in its place, and of no use there.
+    let remounted = r#""$2" install --host-root "${1%/opt/*}"; mount -o remount,noexec "$1";"#;
+    for (options, then, expected) in [
+        ("noexec", "", "mounted noexec"),
+        ("ro", "", "Read-only file system"),
+        ("size=64m", remounted, "mounted noexec"),
+    ] {
         let ground = Ground::new()?;
         fs::create_dir(ground.dir())?;
         let dir = ground.dir().display().to_string();
         let script =
-            format!(r#"mount -t tmpfs -o mode=755,{options} tmpfs "$1"; shift; exec "$@""#);
+            format!(r#"mount -t tmpfs -o mode=755,{options} tmpfs "$1"; {then} shift; exec "$@""#);
         let enter =
             ["unshare", "--mount", "--propagation", "private", "sh", "-euc", &script, "sh", &dir];
         let mut service = Service::start(&ground, &enter).await?;
