@@ -32,7 +32,13 @@ def yaml_files():
     files = [name for name in tracked("*.yaml", "*.yml") if "/templates/" not in name]
     rules = {
         "extends": "default",
-        "rules": {"line-length": {"max": 200}, "document-start": "disable", "truthy": {"check-keys": False}, "comments": {"min-spaces-from-content": 1}, "indentation": {"indent-sequences": "whatever"}},
+        "rules": {
+            "line-length": {"max": 200},
+            "document-start": "disable",
+            "truthy": {"check-keys": False},
+            "comments": {"min-spaces-from-content": 1},
+            "indentation": {"indent-sequences": "whatever"},
+        },
     }
     templates.output(PYTHON / "yamllint", "--strict", "--config-data", json.dumps(rules), *files)
     for values in [None, templates.CHART / "values-openshift.yaml", templates.ROOT / "tests/chart/values/everything.yaml"]:
