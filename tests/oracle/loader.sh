@@ -18,7 +18,7 @@ inside() { chroot "$1" /usr/bin/env -i PATH=/usr/bin:/bin sh -c "$list" <"$work/
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-(cd "$1" && find usr/bin -type f -printf '/%p\n' | sort | head -n $programs) >"$work/files"
+(cd "$1" && find usr/bin -type f -printf '/%p\n' | sort | sed -n "1,${programs}p") >"$work/files"
 (cd "$1" && find usr/lib* -name 'lib*.so*' -type f -printf '/%p\n' | sort) >"$work/all"
 awk -v step="$(($(wc -l <"$work/all") / libraries + 1))" 'NR % step == 0' "$work/all" >>"$work/files"
 echo /opt/driver/program >>"$work/files"

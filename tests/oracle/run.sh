@@ -54,7 +54,7 @@ for root; do
         [[ $native$incremental != *DIFFER* ]] || failed=1
         # A generated root has no programs.
         if [ -e "$root/usr/bin/env" ]; then
-            loader=$("$here/loader.sh" "$work/"{ldconfig,incremental}/root 2>&1) || failed=1
+            loader=$("$here/loader.sh" "$work/"{ldconfig,incremental}/root 2>&1) || { failed=1; loader="FAILED: $loader"; }
         fi
     else
         failed=1 loader="FAILED: $(cat "$work/said")"
