@@ -97,10 +97,23 @@ impl Node {
         Path::new(&format!("/proc/{}/root", self.pid)).join(inside.trim_start_matches('/'))
     }
 
-    /// A command that will run inside the node.
+    /// A command that will run inside the node, in a session of its own: there, what a test stops or leaves to the node's
+    /// PID 1 does not make the kernel hang up our process group (setpgid(2), "orphaned process group").
     pub(crate) fn command(&self, program: &str) -> Command {
-        let mut command = Command::new("nsenter");
-        command.args(["-t", &self.pid.to_string(), "-m", "-p", "-n", "-u", "-i", "-r", "-w", "--"]);
+        let mut command = Command::new("setsid");
+        command.args([
+            "nsenter",
+            "-t",
+            &self.pid.to_string(),
+            "-m",
+            "-p",
+            "-n",
+            "-u",
+            "-i",
+            "-r",
+            "-w",
+            "--",
+        ]);
         command.arg(program).env_clear().env("PATH", PATH);
         command
     }

@@ -193,9 +193,12 @@ impl Watch {
 }
 
 /// A command whose arguments are a program and its arguments, to be watched.
+///
+/// In a session of its own: the kernel hangs up a process group that has a stopped member when it loses the last one whose
+/// parent is outside of it (setpgid(2), "orphaned process group"), and that would be ours.
 pub(crate) fn command() -> Command {
-    let mut shell = Command::new("sh");
-    shell.args(["-c", STOPPED]);
+    let mut shell = Command::new("setsid");
+    shell.args(["sh", "-c", STOPPED]);
     shell
 }
 
