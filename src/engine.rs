@@ -9,6 +9,7 @@
 //! Nothing here writes. Links go through [`Links`], and the cache is returned.
 
 use std::path::Path;
+use std::time::Instant;
 
 use anyhow::{Context, Result};
 
@@ -58,13 +59,17 @@ pub struct Made {
 }
 
 /// Makes the cache of everything that the linker searches: `first`, then what the configuration says.
-pub fn full(root: &Root, first: &[&str], links: &mut dyn Links) -> Result<Made> {
+///
+/// # Errors
+///
+/// What can't be searched is named. What is not made at `end` is not made at all.
+pub fn full(root: &Root, first: &[&str], links: &mut dyn Links, end: Instant) -> Result<Made> {
     let before = root.read(Path::new(CACHE), CACHE_LIMIT).ok().flatten();
     let generator = before.as_deref().and_then(|file| Cache::parse(file).ok()?.generator());
     let glibc = Glibc::of(root).or_generator(generator);
     drop(before);
     let path = search_path(root, &glibc, first)?;
-    build(Search::new(root, &glibc, links), path, Base::default())
+    build(Search::new(root, &glibc, links, end), path, Base::default())
 }
 
 /// Makes the same cache as [`full`] if the image's was current, and reads only what that does not know: directories
@@ -77,6 +82,7 @@ pub fn incremental(
     first: &[&str],
     added: &[&str],
     links: &mut dyn Links,
+    end: Instant,
 ) -> Result<Made> {
     let file = root.read(Path::new(CACHE), CACHE_LIMIT);
     let file = file.map_err(|error| format!("{error:#}"));
@@ -88,12 +94,12 @@ pub fn incremental(
             let glibc = Glibc::of(root).or_generator(generator);
             let path = search_path(root, &glibc, first)?;
             match cache.and_then(|cache| Base::new(root, &glibc, &path, cache, added)) {
-                Ok(base) => return build(Search::new(root, &glibc, links), path, base),
+                Ok(base) => return build(Search::new(root, &glibc, links, end), path, base),
                 Err(reason) => reason,
             }
         }
     };
-    Ok(Made { fallback: Some(fallback), ..full(root, first, links)? })
+    Ok(Made { fallback: Some(fallback), ..full(root, first, links, end)? })
 }
 
 fn search_path(root: &Root, glibc: &Glibc, first: &[&str]) -> Result<SearchPath> {
@@ -120,6 +126,7 @@ fn build(mut search: Search<'_>, mut path: SearchPath, base: Base<'_>) -> Result
     let ranked = entries.iter().map(|(entry, _)| *entry);
     let cache = ld_so_cache::write(ranked, &names, &glibc.generator(), base.strings);
     let cache = cache.context("make linker cache")?;
+    search.in_time()?;
     let (opened, links) = (search.opened, search.changed);
     Ok(Made { cache, entries: entries.len(), searched, opened, links, fallback: None })
 }

@@ -115,7 +115,7 @@ fn refresh(
             Some(ldconfig) => {
                 ldconfig.run(&confined, &mut changes, plan.left_out(), end).map(|()| None)
             }
-            None => make_cache(&update, &confined, &mut changes, &plan).map(Some),
+            None => make_cache(&update, &confined, &mut changes, &plan, end).map(Some),
         });
     let made = match made {
         Ok(made) => made,
@@ -155,13 +155,14 @@ fn make_cache(
     confined: &Confined,
     changes: &mut Changes<'_>,
     plan: &Plan,
+    end: Instant,
 ) -> Result<Made> {
     let first: Vec<_> = plan.left_out().iter().map(String::as_str).collect();
     let added: Vec<_> = update.dirs().iter().map(LibDir::as_str).collect();
     let (root, links) = (confined.root(), &mut &*confined);
     let made = match update.engine() {
-        Engine::Native => engine::full(root, &first, links),
-        _ => engine::incremental(root, &first, &added, links),
+        Engine::Native => engine::full(root, &first, links, end),
+        _ => engine::incremental(root, &first, &added, links, end),
     };
     let mut made = made.context("make cache")?;
     changes.finish(Path::new(engine::CACHE), &std::mem::take(&mut made.cache))?;

@@ -2,8 +2,9 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use super::choice::{Choice, Soname, Told};
 use super::found::{Found, Label};
@@ -20,6 +21,8 @@ pub(super) struct Search<'a> {
     pub(super) root: &'a Root,
     pub(super) glibc: &'a Glibc,
     pub(super) links: &'a mut dyn Links,
+    /// When it must have ended.
+    end: Instant,
     /// Files that were opened.
     pub(super) opened: usize,
     /// Links that were made, changed or removed.
@@ -46,8 +49,19 @@ impl Place<'_> {
 }
 
 impl<'a> Search<'a> {
-    pub(super) fn new(root: &'a Root, glibc: &'a Glibc, links: &'a mut dyn Links) -> Self {
-        Self { root, glibc, links, opened: 0, changed: 0 }
+    pub(super) fn new(
+        root: &'a Root,
+        glibc: &'a Glibc,
+        links: &'a mut dyn Links,
+        end: Instant,
+    ) -> Self {
+        Self { root, glibc, links, end, opened: 0, changed: 0 }
+    }
+
+    /// Is there time left? Who watches from outside can only kill, and what was changed by then would stay.
+    pub(super) fn in_time(&self) -> Result<()> {
+        ensure!(Instant::now() < self.end, "its time was up");
+        Ok(())
     }
 
     /// Adds the libraries of a directory to `found`, makes their links, and returns its legacy subdirectories.
@@ -185,6 +199,7 @@ impl<'a> Search<'a> {
         choice: &mut Choice,
     ) -> Result<Option<Told>> {
         let Ok(file) = file else { return Ok(None) };
+        self.in_time()?;
         self.opened += 1;
         Ok(match Library::read(&file.into(), Arch::own()) {
             Ok(library) => Some(self.told(&library, choice)?),
@@ -269,4 +284,22 @@ fn major(name: &[u8]) -> &[u8] {
     let rest = name.get(start + 4..).unwrap_or_default();
     let end = rest.iter().position(|byte| *byte == b'.').map_or(name.len(), |dot| start + 4 + dot);
     name.get(..end).unwrap_or(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{NoLinks, full};
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn what_is_not_made_in_time_is_not_made() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(dir.path().join("lib")).unwrap();
+        let root = Root::at(dir.path()).unwrap();
+        let in_time = |end| full(&root, &["/lib"], &mut NoLinks, end);
+        assert!(in_time(Instant::now() + Duration::from_secs(60)).is_ok());
+        let error = in_time(Instant::now()).unwrap_err();
+        assert_eq!(error.to_string(), "its time was up");
+    }
 }

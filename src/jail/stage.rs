@@ -19,8 +19,8 @@ use crate::oci::Rootfs;
 /// Bytes of an answer: what was done, or why not. Names in it are the image's.
 const ANSWER_LIMIT: usize = 256 << 10;
 
-/// Of the time that a hook has, what is kept for undoing and for telling.
-const RESERVE: u32 = 10;
+/// Of the time that a hook has, the part that is kept for undoing and for telling: a fifth.
+const RESERVE: u32 = 5;
 
 /// Closes every descriptor but the standard ones: what a runtime left open must not be there for anything that runs inside
 /// (runc's CVE-2024-21626).

@@ -112,8 +112,14 @@ impl Proc {
     ) -> Result<Watched> {
         let hook = identity(&File::open(hook)?)?;
         let main = stopped(command)?;
-        let mut watch =
-            Watch { main, traced: BTreeSet::from([main]), hook: None, seen: Watched::default() };
+        let mut watch = Watch {
+            main,
+            traced: BTreeSet::new(),
+            known: BTreeSet::new(),
+            hook: None,
+            seen: Watched::default(),
+        };
+        watch.is_there(main);
         let options = Options::PTRACE_O_TRACEEXEC
             | Options::PTRACE_O_TRACEFORK
             | Options::PTRACE_O_TRACEVFORK
@@ -142,6 +148,8 @@ impl Proc {
 struct Watch {
     main: Pid,
     traced: BTreeSet<Pid>,
+    /// Those and the ones that have ended: a child's end may be heard of before its birth.
+    known: BTreeSet<Pid>,
     /// The namespaces of the hook, once it is executed.
     hook: Option<Vec<(&'static str, String)>>,
     seen: Watched,
@@ -160,8 +168,9 @@ impl Watch {
                 go_on(pid, None)?;
             }
             WaitStatus::PtraceEvent(pid, _, event) => {
+                self.is_there(pid);
                 if BIRTHS.contains(&event) {
-                    self.traced.insert(Pid::from_raw(ptrace::getevent(pid)?.try_into()?));
+                    self.is_there(Pid::from_raw(ptrace::getevent(pid)?.try_into()?));
                 }
                 go_on(pid, None)?;
             }
@@ -184,7 +193,14 @@ impl Watch {
         Ok(())
     }
 
+    fn is_there(&mut self, pid: Pid) {
+        if self.known.insert(pid) {
+            self.traced.insert(pid);
+        }
+    }
+
     fn ended(&mut self, pid: Pid, code: Option<i32>, now: Duration) {
+        self.known.insert(pid);
         self.traced.remove(&pid);
         if pid == self.main {
             (self.seen.code, self.seen.took) = (code, now);

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 use std::{fs, mem};
 
 use nri_ldcache::engine::{CACHE, Links, Made, full, incremental};
@@ -32,9 +33,10 @@ pub fn check(data: &[u8]) {
     make(dir.path(), nodes).expect("a root");
     let root = Root::at(dir.path()).expect("a directory");
     // Links are made in the first run, and may lead to others in the second.
-    let Ok(mut last) = full(&root, &["/first"], &mut RealLinks) else { return };
+    let Ok(mut last) = full(&root, &["/first"], &mut RealLinks, later()) else { return };
     for _ in 0..3 {
-        let again = full(&root, &["/first"], &mut RealLinks).expect("what was done before");
+        let again =
+            full(&root, &["/first"], &mut RealLinks, later()).expect("what was done before");
         if mem::replace(&mut last, again).cache == last.cache {
             return settled(&root, &dir.path().join(&CACHE[1..]), &last);
         }
@@ -53,11 +55,12 @@ fn settled(root: &Root, path: &Path, made: &Made) {
     let Some(Ok(mut file)) = file else { return };
     file.write_all(&made.cache).expect("a file to write");
     // The cache itself may be a file that the configuration includes.
-    let Ok(made) = full(root, &["/first"], &mut RealLinks) else { return };
-    let again = incremental(root, &["/first"], &[], &mut RealLinks).expect("a cache is there");
+    let Ok(made) = full(root, &["/first"], &mut RealLinks, later()) else { return };
+    let again =
+        incremental(root, &["/first"], &[], &mut RealLinks, later()).expect("a cache is there");
     assert!(again.cache == made.cache, "incremental: {:?}", again.fallback);
     assert!(again.fallback.is_some() || again.opened <= made.opened);
-    let all = incremental(root, &["/first"], &["/first", "/lib"], &mut RealLinks);
+    let all = incremental(root, &["/first"], &["/first", "/lib"], &mut RealLinks, later());
     assert!(all.is_ok_and(|all| all.cache == made.cache), "with directories to look at");
 }
 
@@ -151,4 +154,9 @@ impl Links for RealLinks {
         assert!(path.is_symlink(), "only links are removed");
         fs::remove_file(path)
     }
+}
+
+/// A time that is not reached.
+fn later() -> Instant {
+    Instant::now() + Duration::from_secs(3600)
 }
