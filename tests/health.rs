@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::Command;
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use nri::api::{CreateContainerRequest, CreateContainerResponse, Message};
@@ -65,8 +65,11 @@ async fn a_hook_file_that_vanishes_is_seen_by_the_next_probe() -> Result<()> {
 async fn a_request_that_hangs_makes_it_unready_and_unhealthy() -> Result<()> {
     let served = Served::start(&[])?;
     let mut runtime = served.socket.accept().await?;
-    runtime.request_timeout = Duration::from_millis(300);
+    // Long enough for a busy machine to look before it is over twice.
+    let limit = Duration::from_secs(2);
+    runtime.request_timeout = limit;
     runtime.handshake(&[], &[], 1).await?;
+    let start = Instant::now();
     // The header of a request of 100 bytes on stream 99, and the first of these.
     let part = [&[0, 0, 0, 100, 0, 0, 0, 99, 1, 0][..], b"\x0a\x1bnri.pkg"].concat();
     runtime.trunk().send_frame(PLUGIN, &part).await?;
@@ -75,8 +78,8 @@ async fn a_request_that_hangs_makes_it_unready_and_unhealthy() -> Result<()> {
         Ok(())
     })?;
     served.is(200, 200, "ok\n")?;
-    sleep(Duration::from_millis(700));
-    served.is(503, 503, "a request is not answered since")?;
+    wait(|| served.is(503, 503, "a request is not answered since"))?;
+    ensure!(start.elapsed() > 2 * limit, "too early: {:?}", start.elapsed());
     drop(runtime);
     wait(|| served.is(503, 200, "not connected"))?;
     served.registered().await?;
