@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Error, Result, anyhow};
 use nri::api::{ContainerAdjustment, Hook, OptionalInt};
+use rustix::fs::{StatVfsMountFlags, statvfs};
 
 use crate::update::Update;
 
@@ -94,9 +95,15 @@ impl Injection {
     /// Is the file on the host there, executable, and this very program? A hook that can't be run stops every container
     /// that has it, so nothing may be injected then.
     ///
-    /// It costs one stat(2) while the file is the one that was found good before. That one is held open with a shared
-    /// flock(2), so that who removes old versions sees that this one is in use; it works on a read-only mount, too.
+    /// It costs one stat(2) and one statvfs(3) while the file is the one that was found good before. That one is held open
+    /// with a shared flock(2), so that who removes old versions sees that this one is in use; it works on a read-only mount,
+    /// too.
     pub fn verify(&self) -> Result<(), Fault> {
+        self.is_this_program()?;
+        self.is_mounted_executable()
+    }
+
+    fn is_this_program(&self) -> Result<(), Fault> {
         let name = self.seen.display();
         let mut verified = self.verified.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let found = fs::metadata(&self.seen).with_context(|| format!("find hook {name}"));
@@ -109,6 +116,17 @@ impl Injection {
         let meta = found.map_err(|error| Fault { word: "missing", error })?;
         *verified = Some((identity(&meta), self.ours(&meta)?));
         Ok(())
+    }
+
+    /// By the path, and each time: a mount that is made noexec, or another one over it, leaves the file as it was.
+    fn is_mounted_executable(&self) -> Result<(), Fault> {
+        match statvfs(&self.seen) {
+            Ok(mount) if mount.f_flag.contains(StatVfsMountFlags::NOEXEC) => {
+                let error = anyhow!("hook {} is mounted noexec", self.seen.display());
+                Err(Fault { word: "not-executable", error })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The file, open and locked, if it is this program.

@@ -60,6 +60,35 @@ async fn a_hook_file_that_vanishes_is_seen_by_the_next_probe() -> Result<()> {
     Ok(())
 }
 
+/// The file is as it was, and no container that has it could be created.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hook_file_whose_mount_becomes_noexec_is_not_injected() -> Result<()> {
+    if !crate::node::possible() {
+        return Ok(());
+    }
+    let served = Served::start_apart()?;
+    let mut runtime = served.registered().await?;
+    served.is(200, 200, "ok\n")?;
+    let mount = r#"mount --bind "$1" "$1"; mount -o remount,bind,noexec "$1""#;
+    let mut inside = Command::new("nsenter");
+    inside.args([
+        "--mount",
+        "--target",
+        &served.daemon.id().to_string(),
+        "sh",
+        "-euc",
+        mount,
+        "sh",
+    ]);
+    ensure!(inside.arg(served.directory.path()).status()?.success());
+    served.is(503, 200, "is mounted noexec")?;
+    let (pod, container) = gpu("without");
+    let answer = runtime.create_container(pod, container).await?;
+    ensure!(answer.adjust.hooks.create_container.is_empty(), "a hook that can't be run");
+    ensure!(served.metric("hooks_withheld_total{reason=\"not-executable\"}")? == 1.0);
+    Ok(())
+}
+
 /// A runtime that stops in the middle of a request and does not go away: nothing here mends that but a new connection.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_that_hangs_makes_it_unready_and_unhealthy() -> Result<()> {

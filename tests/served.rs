@@ -25,11 +25,21 @@ pub(crate) struct Served {
 
 impl Served {
     pub(crate) fn start(args: &[&str]) -> Result<Self> {
+        Self::start_by(Command::new(binary()), args)
+    }
+
+    /// Starts it in a mount namespace of its own.
+    pub(crate) fn start_apart() -> Result<Self> {
+        let mut unshare = Command::new("unshare");
+        unshare.args(["--mount", "--propagation", "private"]).arg(binary());
+        Self::start_by(unshare, &[])
+    }
+
+    fn start_by(mut command: Command, args: &[&str]) -> Result<Self> {
         let directory = tempfile::tempdir()?;
         let (path, hook) = (directory.path().join("nri.sock"), directory.path().join("hook"));
         fs::copy(binary(), &hook)?;
         let socket = FakeSocket::bind(&path)?;
-        let mut command = Command::new(binary());
         command.arg("run").arg("--socket-path").arg(&path).arg("--hook-path").arg(&hook);
         command.arg("--report-dir").arg(directory.path().join("reports"));
         command.args(["--http-address", "127.0.0.1:0"]).args(args).env_clear();

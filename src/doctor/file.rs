@@ -2,8 +2,6 @@
 
 use std::path::Path;
 
-use rustix::fs::{StatVfsMountFlags, statvfs};
-
 use super::Check;
 use crate::config::Settings;
 use crate::host::{self, Place};
@@ -41,17 +39,12 @@ fn hook(settings: &Settings) -> Check {
         return Check::bad("hook", format!("{error:#}"), remedy);
     }
     let seen = injection.seen().display();
-    match statvfs(injection.seen()) {
-        Ok(mount) if mount.f_flag.contains(StatVfsMountFlags::NOEXEC) => {
-            Check::bad("hook", format!("{seen} is mounted noexec"), remedy)
+    match host::root_alone_may_change(injection.path(), settings.host_root()) {
+        Ok(()) => Check::good("hook", format!("{seen} is this program")),
+        Err(error) => {
+            let remedy = "move it to a directory that root alone may write: it runs as root";
+            Check::warning("hook", format!("{seen} is this program, but {error:#}"), remedy)
         }
-        _ => match host::root_alone_may_change(injection.path(), settings.host_root()) {
-            Ok(()) => Check::good("hook", format!("{seen} is this program")),
-            Err(error) => {
-                let remedy = "move it to a directory that root alone may write: it runs as root";
-                Check::warning("hook", format!("{seen} is this program, but {error:#}"), remedy)
-            }
-        },
     }
 }
 
