@@ -9,7 +9,7 @@
 //! killed. A daemon has a shared lock on the file that it injects. Whoever may read a directory can lock it, too, and so
 //! delay us, but no more.
 
-use std::fs::TryLockError;
+use std::fs::{File, TryLockError};
 use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -237,19 +237,29 @@ fn renew(dir: &Directory, versions: &mut [Version], current: &str, now: SystemTi
     Ok(())
 }
 
-/// A version that a daemon injects.
-fn held(dir: &Directory) -> Result<Option<String>> {
+/// Who has a lock on any version.
+#[derive(Debug)]
+enum Held {
+    /// A daemon, which injects the one of this name.
+    By(String),
+    /// We, as long as these are open.
+    ByNobody(Vec<File>),
+}
+
+/// Locks every version, unless a daemon injects one.
+fn held(dir: &Directory) -> Result<Held> {
+    let mut locks = Vec::new();
     for name in dir.names()?.into_iter().filter(|name| version::is_version(name)) {
         let Ok(Some(file)) = dir.file(&name) else { continue };
         match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Ok(Some(name)),
+            Ok(()) => locks.push(file),
+            Err(TryLockError::WouldBlock) => return Ok(Held::By(name)),
             Err(TryLockError::Error(error)) => {
                 return Err(error).with_context(|| format!("lock {}", dir.join(&name).display()));
             }
         }
     }
-    Ok(None)
+    Ok(Held::ByNobody(locks))
 }
 
 #[cfg(test)]
@@ -290,10 +300,10 @@ mod tests {
         let daemon = fs::File::open(root.path().join(A)).unwrap();
         daemon.lock_shared().unwrap();
         assert!(retire(&dir, C).unwrap().is_empty());
-        assert_eq!(held(&dir).unwrap().as_deref(), Some(A));
+        assert!(matches!(held(&dir).unwrap(), Held::By(name) if name == A));
         drop(daemon);
         assert_eq!(retire(&dir, C).unwrap(), [A]);
-        assert_eq!(held(&dir).unwrap(), None);
+        assert!(matches!(held(&dir).unwrap(), Held::ByNobody(locks) if locks.len() == 2));
         assert_eq!(dir.names().unwrap(), ["nri-ldcache", B, C]);
     }
 

@@ -104,6 +104,11 @@ impl Directory {
         }
     }
 
+    /// Lets others change it again.
+    pub(super) fn unlock(&self) -> Result<()> {
+        self.dir.unlock().with_context(|| format!("unlock {}", self.path.display()))
+    }
+
     /// Is it still the one at its path? Who waited for the lock may find that the directory was removed meanwhile.
     pub(super) fn is_current(&self) -> Result<bool> {
         let own = fs::fstat(&self.dir)?;

@@ -1,5 +1,6 @@
 //! Uninstalling: what is ours goes, once nobody can need it, and what is not ours stays and is named.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -7,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use super::directory::{self, Directory};
-use super::{PATIENCE, Place, held, version};
+use super::{Held, PATIENCE, Place, held, version};
 use crate::report;
 
 /// How often locks are looked at; each look keeps a daemon from its own lock for a moment.
@@ -36,7 +37,8 @@ impl Place {
     ) -> Result<Removal> {
         let mut removal = Removal::default();
         if let Some(dir) = Directory::open(&self.host_root, &self.dir)? {
-            self.wait(&dir, grace, &mut tell)?;
+            // Until they are gone: a daemon that starts now finds that they are being removed, and does not inject them.
+            let _locks = self.wait(&dir, grace, &mut tell)?;
             removal
                 .empty(&dir, |name| Ok(version::is_version(name) || version::is_temporary(name)))?;
         }
@@ -47,25 +49,31 @@ impl Place {
         Ok(removal)
     }
 
-    /// Waits for the grace, and leaves the directory locked: nobody installs while it is emptied.
-    fn wait(&self, dir: &Directory, grace: Duration, tell: &mut impl FnMut(&str)) -> Result<()> {
+    /// Waits for the grace, and leaves the directory locked, so that nobody installs while it is emptied, and every version.
+    fn wait(
+        &self,
+        dir: &Directory,
+        grace: Duration,
+        tell: &mut impl FnMut(&str),
+    ) -> Result<Vec<File>> {
         let (mut free, mut told) = (Instant::now(), String::new());
         loop {
-            let holder = held(dir)?;
-            let line = match &holder {
-                Some(name) => {
-                    format!("waiting for the daemon that injects {}", dir.join(name).display())
-                }
-                None => {
+            let over = free.elapsed() >= grace;
+            if over {
+                dir.lock(PATIENCE)?;
+            }
+            let line = match held(dir)? {
+                Held::ByNobody(locks) if over => return Ok(locks),
+                Held::ByNobody(_) => {
                     format!("waiting {} s for containers that are being created", grace.as_secs())
                 }
+                Held::By(name) => {
+                    // A daemon that came while the directory was locked may want to install.
+                    dir.unlock()?;
+                    free = Instant::now();
+                    format!("waiting for the daemon that injects {}", dir.join(&name).display())
+                }
             };
-            if holder.is_some() {
-                free = Instant::now();
-            } else if free.elapsed() >= grace {
-                dir.lock(PATIENCE)?;
-                return Ok(());
-            }
             if told != line {
                 tell(&line);
                 told = line;

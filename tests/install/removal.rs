@@ -109,6 +109,32 @@ fn a_daemon_is_waited_for_and_then_the_grace() -> Result<()> {
     Ok(())
 }
 
+/// After the grace there may be somebody else at work in the directory, and until that one is done, a daemon may start.
+#[test]
+fn a_daemon_that_starts_at_the_last_moment_keeps_its_version() -> Result<()> {
+    let ground = Ground::new()?;
+    let installed = ground.install(Program::first()?)?;
+    let other = fs::File::open(ground.dir())?;
+    other.lock()?;
+    let mut child =
+        ground.uninstall(&["--grace=0"])?.stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
+    let mut lines = BufReader::new(child.stderr.take().context("stderr is piped")?).lines();
+    thread::sleep(Duration::from_secs(1));
+    let daemon = fs::File::open(&installed)?;
+    daemon.lock_shared()?;
+    drop(other);
+    let line = lines.next().context("nothing said")??;
+    ensure!(line.contains("waiting for the daemon that injects"), "{line}");
+    ensure!(installed.exists(), "it is gone, and injected");
+    // Meanwhile the directory is nobody's: whoever installs does not wait.
+    let start = Instant::now();
+    ground.install(Program::first()?)?;
+    ensure!(start.elapsed() < PATIENCE, "the directory stays locked");
+    drop(daemon);
+    ensure!(wait(&mut child)? && !ground.dir().exists(), "it was not removed");
+    Ok(())
+}
+
 /// A port that nobody has now.
 fn port() -> Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
