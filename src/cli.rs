@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::config::{Layers, Settings};
 use crate::host::{DropIn, Place};
+use crate::plugin::http::Address;
 use crate::report::Report;
 use crate::update::Update;
 
@@ -164,13 +165,16 @@ pub struct UninstallArgs {
     pub grace: u64,
     /// Stay, and answer GET /readyz with 200 once all is removed; without a HOST on every address
     #[arg(long, value_name = "[HOST]:PORT", env = "NRI_LDCACHE_HTTP_ADDRESS")]
-    pub http_address: Option<String>,
+    pub http_address: Option<Address>,
     /// Remove nothing: wait until every address of HOST answers GET /readyz with 200
     #[arg(long = "await", value_name = "HOST:PORT")]
     pub awaited: Option<String>,
     /// How many seconds to wait for that
     #[arg(long, value_name = "SECONDS", default_value = "300", value_parser = clap::value_parser!(u64).range(1..=3600), requires = "awaited")]
     pub timeout: u64,
+    /// Seconds without an address of HOST after which there is nobody to wait for [default: none is an error]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(..=3600), requires = "awaited")]
+    pub nobody_after: Option<u64>,
 }
 
 /// What was typed and can't be done.

@@ -18,7 +18,7 @@ use anyhow::{Context, Result, ensure};
 use directory::Directory;
 pub use drop_in::DropIn;
 use program::Program;
-pub use readiness::{Readiness, end_on_signals, wait_for};
+pub use readiness::{Awaited, Readiness, end_on_signals, wait_for};
 pub use removal::Removal;
 use version::Version;
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use nri_ldcache::cli::{self, Command, DoctorArgs, InstallArgs, UninstallArgs, Usage};
 use nri_ldcache::doctor::Diagnosis;
-use nri_ldcache::host::{Readiness, end_on_signals, wait_for};
+use nri_ldcache::host::{Awaited, Readiness, end_on_signals, wait_for};
 use nri_ldcache::update::OnFailure;
 use nri_ldcache::{explain, hook, inspect, log, plugin};
 
@@ -81,9 +81,12 @@ fn install(args: &InstallArgs) -> anyhow::Result<()> {
 fn uninstall(args: &UninstallArgs) -> anyhow::Result<()> {
     end_on_signals()?;
     if let Some(host) = &args.awaited {
-        return wait_for(host, Duration::from_secs(args.timeout));
+        return wait(host, args);
     }
-    let readiness = args.http_address.as_deref().map(Readiness::serve).transpose()?;
+    let readiness = match args.http_address {
+        Some(address) => Some(Readiness::serve(address)?.0),
+        None => None,
+    };
     let tell = |line: &str| {
         say(line);
         readiness.iter().for_each(|readiness| readiness.waits_for(line));
@@ -100,6 +103,15 @@ fn uninstall(args: &UninstallArgs) -> anyhow::Result<()> {
         loop {
             thread::park();
         }
+    }
+    Ok(())
+}
+
+fn wait(host: &str, args: &UninstallArgs) -> anyhow::Result<()> {
+    let seconds = Duration::from_secs;
+    match wait_for(host, seconds(args.timeout), args.nobody_after.map(seconds))? {
+        Awaited::Ready(count) => say(&format!("all {count} addresses of {host} are ready")),
+        Awaited::Nobody => say(&format!("{host} has no address, so there is nobody to wait for")),
     }
     Ok(())
 }

@@ -3,25 +3,29 @@
 
 use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
-use std::thread::{self, sleep};
+use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag::register_conditional_shutdown;
 
-/// Most bytes of a request that are looked at.
-const REQUEST: usize = 4 << 10;
+use crate::plugin::http::{self, Address, Page, Site};
 
-/// How long one request may take, and one answer may take to come.
+/// How long a connection, and each part of an answer, may take to come.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Pause between looks at who is ready, and how many in a row must find everybody ready: addresses come one by one.
+/// Pause between looks at who is ready, and how many in a row must find the same addresses, all of them ready: pods, and so
+/// addresses, come one by one.
 const PERIOD: Duration = Duration::from_secs(1);
-const ROUNDS: u32 = 3;
+const ROUNDS: u32 = 5;
+
+/// What glibc's getaddrinfo(3) says where name servers know of no address, as they do of a Kubernetes service without
+/// pods. That they can't be asked is something else. The standard library passes on nothing but the words.
+const NO_ADDRESS: [&str; 2] = ["Name or service not known", "No address associated with hostname"];
 
 /// What `GET /readyz` answers.
 #[derive(Clone, Debug)]
@@ -31,20 +35,11 @@ pub struct Readiness {
 }
 
 impl Readiness {
-    /// Answers requests to `[HOST]:PORT` from now on, in a thread; without a host, to every address of this machine.
-    pub fn serve(address: &str) -> Result<Self> {
-        let listener = listen(address).with_context(|| format!("listen on {address}"))?;
-        Ok(Self::on(listener))
-    }
-
-    fn on(listener: TcpListener) -> Self {
+    /// Answers requests to `address` from now on, in a thread; to which one, if its port is 0, is returned, too.
+    pub fn serve(address: Address) -> Result<(Self, SocketAddr)> {
         let readiness = Self { waiting: Arc::new(Mutex::new(Some("not started".to_owned()))) };
-        let served = readiness.clone();
-        thread::spawn(move || {
-            // One at a time, for none can take long.
-            listener.incoming().flatten().for_each(|peer| drop(served.answer(peer)));
-        });
-        readiness
+        let address = http::serve_apart(address, Arc::new(readiness.clone()))?;
+        Ok((readiness, address))
     }
 
     /// Not ready, because of `what`.
@@ -60,51 +55,17 @@ impl Readiness {
     fn set(&self, waiting: Option<String>) {
         *self.waiting.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = waiting;
     }
-
-    fn answer(&self, mut peer: TcpStream) -> io::Result<()> {
-        let line = request_line(&mut peer)?;
-        let waiting = self.waiting.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
-        let (status, body) = match (line.as_str(), waiting) {
-            ("GET /readyz", Some(what)) => ("503 Service Unavailable", what),
-            ("GET /readyz" | "GET /healthz", _) => ("200 OK", "ok".to_owned()),
-            (line, _) if line.starts_with("GET ") => ("404 Not Found", "not found".to_owned()),
-            _ => ("405 Method Not Allowed", "GET only".to_owned()),
-        };
-        let length = body.len() + 1;
-        write!(
-            peer,
-            "HTTP/1.1 {status}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}\n"
-        )
-    }
 }
 
-/// Without a host, every address: the one of IPv6 takes connections of IPv4, too, unless the kernel has no IPv6.
-fn listen(address: &str) -> io::Result<TcpListener> {
-    let Some(port) = address.strip_prefix(':').and_then(|port| port.parse::<u16>().ok()) else {
-        return TcpListener::bind(address);
-    };
-    TcpListener::bind((Ipv6Addr::UNSPECIFIED, port))
-        .or_else(|_| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)))
-}
-
-/// Reads a request, and returns its method and path.
-fn request_line(peer: &mut TcpStream) -> io::Result<String> {
-    let (end, mut request, mut buffer) = (Instant::now() + PATIENCE, Vec::new(), [0; 1 << 10]);
-    peer.set_write_timeout(Some(PATIENCE))?;
-    while !request.windows(4).any(|four| four == b"\r\n\r\n") {
-        let left = end.saturating_duration_since(Instant::now());
-        if left.is_zero() || request.len() > REQUEST {
-            return Err(io::ErrorKind::InvalidData.into());
-        }
-        peer.set_read_timeout(Some(left))?;
-        match peer.read(&mut buffer)? {
-            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-            count => request.extend_from_slice(&buffer[..count]),
+impl Site for Readiness {
+    fn page(&self, path: &str, _accept: &str) -> Option<Page> {
+        let waiting = self.waiting.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        match path {
+            "/readyz" => Some(Page::health(waiting.iter().cloned().collect())),
+            "/healthz" => Some(Page::health(Vec::new())),
+            _ => None,
         }
     }
-    let request = String::from_utf8_lossy(&request);
-    let line = request.lines().next().unwrap_or_default();
-    Ok(line.rsplit_once(" HTTP/1.").map_or(String::new(), |(line, _)| line.to_owned()))
 }
 
 /// Ends this process at SIGTERM and SIGINT, as any other: the first one of a container ignores a signal that it has no
@@ -117,21 +78,53 @@ pub fn end_on_signals() -> Result<()> {
     Ok(())
 }
 
-/// Waits until every address of `host`, a `HOST:PORT`, is ready, in some rounds one after the other.
+/// What waiting came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Awaited {
+    /// Every one of so many addresses is ready.
+    Ready(usize),
+    /// There is nobody to wait for.
+    Nobody,
+}
+
+/// Waits until every address of `host`, a `HOST:PORT`, is ready, and for some seconds no other has come.
+///
+/// Without any address for as long as `none` there is nobody to wait for; that name servers can't be asked does not count.
 ///
 /// # Errors
 ///
 /// What was missing last, when `limit` is over.
-pub fn wait_for(host: &str, limit: Duration) -> Result<()> {
-    let end = Instant::now() + limit;
-    let mut ready = 0;
+pub fn wait_for(host: &str, limit: Duration, none: Option<Duration>) -> Result<Awaited> {
+    ensure!(!host.starts_with(':'), "wait for {host}: it has no name");
+    let (start, mut rounds, mut before) = (Instant::now(), 0, BTreeSet::new());
+    let mut alone = start;
     loop {
-        let missing = missing(host);
-        ready = if missing.is_none() { ready + 1 } else { 0 };
-        if ready == ROUNDS {
-            return Ok(());
+        let found = resolve(host);
+        if !found.as_ref().is_ok_and(BTreeSet::is_empty) {
+            alone = Instant::now();
+        } else if none.is_some_and(|none| alone.elapsed() >= none) {
+            return Ok(Awaited::Nobody);
         }
-        if Instant::now() + PERIOD > end {
+        let missing = match found {
+            Ok(addresses) => {
+                let missing = missing(&addresses);
+                rounds = match missing {
+                    None if addresses == before => rounds + 1,
+                    None => 1,
+                    Some(_) => 0,
+                };
+                before = addresses;
+                missing
+            }
+            Err(error) => {
+                rounds = 0;
+                Some(format!("resolve: {error}"))
+            }
+        };
+        if rounds == ROUNDS {
+            return Ok(Awaited::Ready(before.len()));
+        }
+        if start.elapsed() + PERIOD > limit {
             let missing =
                 missing.unwrap_or_else(|| "it has been ready for too short a time".into());
             bail!("wait for {host}: {missing}");
@@ -140,12 +133,19 @@ pub fn wait_for(host: &str, limit: Duration) -> Result<()> {
     }
 }
 
-/// Why not all of `host` are ready.
-fn missing(host: &str) -> Option<String> {
-    let addresses: BTreeSet<SocketAddr> = match host.to_socket_addrs() {
-        Ok(addresses) => addresses.collect(),
-        Err(error) => return Some(format!("resolve: {error}")),
-    };
+/// The addresses of `host`, of which there may be none.
+fn resolve(host: &str) -> io::Result<BTreeSet<SocketAddr>> {
+    match host.to_socket_addrs() {
+        Ok(addresses) => Ok(addresses.collect()),
+        Err(error) if NO_ADDRESS.iter().any(|words| error.to_string().ends_with(words)) => {
+            Ok(BTreeSet::new())
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Why not all of these are ready.
+fn missing(addresses: &BTreeSet<SocketAddr>) -> Option<String> {
     if addresses.is_empty() {
         return Some("it has no address".to_owned());
     }
@@ -170,50 +170,66 @@ fn ask(address: &SocketAddr) -> io::Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::{Ipv4Addr, TcpListener};
 
-    fn said(address: SocketAddr, request: &str) -> String {
-        let mut peer = TcpStream::connect(address).unwrap();
-        peer.write_all(request.as_bytes()).unwrap();
-        let mut answer = String::new();
-        // One that is refused is closed at once, with what it sent unread.
-        drop(peer.read_to_string(&mut answer));
-        answer
-    }
+    const LONG: Duration = Duration::from_secs(30);
 
     fn on(address: &str) -> (Readiness, SocketAddr) {
-        let listener = listen(address).unwrap();
-        let address = listener.local_addr().unwrap();
-        (Readiness::on(listener), address)
+        Readiness::serve(address.parse().unwrap()).unwrap()
+    }
+
+    fn get(address: SocketAddr, path: &str) -> String {
+        let mut peer = TcpStream::connect(address).unwrap();
+        write!(peer, "GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        peer.read_to_string(&mut answer).unwrap();
+        answer
     }
 
     #[test]
     fn who_waits_is_told_for_what_until_it_is_done() {
         let (readiness, address) = on("127.0.0.1:0");
-        let get = |path: &str| said(address, &format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n"));
+        let host = address.to_string();
         readiness.waits_for("the daemon");
-        assert!(get("/readyz").starts_with("HTTP/1.1 503 "));
-        assert!(get("/readyz").ends_with("\r\n\r\nthe daemon\n"));
-        assert!(get("/healthz").starts_with("HTTP/1.1 200 "));
-        let error = wait_for(&address.to_string(), Duration::from_millis(10)).unwrap_err();
+        assert!(get(address, "/readyz").starts_with("HTTP/1.1 503 "));
+        assert!(get(address, "/readyz").ends_with("\r\n\r\nthe daemon\n"));
+        assert!(get(address, "/healthz").starts_with("HTTP/1.1 200 "));
+        // Clients that say nothing keep nobody out.
+        let silent: Vec<_> = (0..20).map(|_| TcpStream::connect(address).unwrap()).collect();
+        let error = wait_for(&host, Duration::from_millis(10), None).unwrap_err();
         assert!(error.to_string().contains("answers \"HTTP/1.1 503\""), "{error}");
+        drop(silent);
         readiness.is_done();
-        assert!(get("/readyz").ends_with("\r\n\r\nok\n"));
-        assert!(get("/").starts_with("HTTP/1.1 404 "));
-        assert!(said(address, "POST /readyz HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 405 "));
-        assert!(said(address, &"x".repeat(REQUEST + 2000)).is_empty());
-        wait_for(&address.to_string(), Duration::from_secs(20)).unwrap();
+        assert!(get(address, "/readyz").ends_with("\r\n\r\nok\n"));
+        assert!(get(address, "/").starts_with("HTTP/1.1 404 "));
+        assert_eq!(wait_for(&host, LONG, None).unwrap(), Awaited::Ready(1));
     }
 
     #[test]
     fn nobody_is_not_everybody() {
         let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        for (host, expected) in
-            [(closed.to_string().as_str(), "ask 127.0.0.1:"), ("127.0.0.1", "resolve: ")]
-        {
-            let error = format!("{:#}", wait_for(host, Duration::ZERO).unwrap_err());
+        // glibc asks no server for a name that can be none.
+        for (host, expected) in [
+            (closed.to_string().as_str(), "ask 127.0.0.1:"),
+            ("127.0.0.1", "resolve: "),
+            ("no..name:1", "it has no address"),
+            (":1", "it has no name"),
+        ] {
+            let error = format!("{:#}", wait_for(host, Duration::ZERO, None).unwrap_err());
             assert!(error.contains(expected), "{error}");
         }
-        assert!(Readiness::serve("nowhere").is_err());
+    }
+
+    #[test]
+    fn nobody_is_waited_for_as_long_as_was_asked() {
+        let (start, none) = (Instant::now(), Duration::from_secs(2));
+        assert_eq!(wait_for("no..name:1", LONG, Some(none)).unwrap(), Awaited::Nobody);
+        assert!(start.elapsed() >= none);
+        // Whoever can't be resolved, or asked, may well be there.
+        let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        for host in ["127.0.0.1", &closed.to_string()] {
+            wait_for(host, Duration::ZERO, Some(Duration::ZERO)).unwrap_err();
+        }
     }
 
     #[test]

@@ -1,15 +1,16 @@
 //! A small HTTP server: a few pages, for probes and scrapers.
 //!
-//! It runs in the same thread as the plugin and must never keep it from answering the runtime: nothing here blocks, a
-//! page is made in well under a millisecond, and what a client may hold is bounded in number, size and time.
+//! It runs in the same thread as the plugin, where there is one, and must never keep it from answering the runtime: nothing
+//! here blocks, a page is made in well under a millisecond, and what a client may hold is bounded in number, size and time.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Error, Result};
@@ -20,6 +21,7 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Builder;
 use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 
@@ -91,6 +93,16 @@ pub(crate) struct Page {
     pub(crate) text: String,
 }
 
+impl Page {
+    /// What a probe reads: these troubles, a line for each, or `ok`.
+    pub(crate) fn health(troubles: Vec<String>) -> Self {
+        let good = troubles.is_empty();
+        let lines = if good { vec!["ok".to_owned()] } else { troubles };
+        let text = lines.iter().flat_map(|line| [line, "\n"]).collect();
+        Self { good, content_type: "text/plain; charset=utf-8", text }
+    }
+}
+
 /// Listens; without a host on all addresses of both families, or on those of the older where there is no newer.
 pub(crate) async fn bind(address: Address) -> Result<TcpListener> {
     let bind = async |host: IpAddr| TcpListener::bind((host, address.port)).await;
@@ -103,6 +115,15 @@ pub(crate) async fn bind(address: Address) -> Result<TcpListener> {
         },
     };
     bound.with_context(|| format!("listen on {address}"))
+}
+
+/// Serves for as long as this process lives, in a thread of its own: for commands that have no other use for tokio.
+pub(crate) fn serve_apart(address: Address, site: Arc<impl Site>) -> Result<SocketAddr> {
+    let runtime = Builder::new_current_thread().enable_all().build().context("start tokio")?;
+    let listener = runtime.block_on(bind(address))?;
+    let address = listener.local_addr().context("find the address that is listened on")?;
+    thread::spawn(move || runtime.block_on(serve(listener, site)));
+    Ok(address)
 }
 
 /// Serves until it is dropped.

@@ -9,8 +9,8 @@ impl Site for Ldcache {
         match path {
             "/metrics" => Some(self.metrics_page(Exposition::accepted(accept))),
             // That this is answered says that the loop turns.
-            "/healthz" => Some(health(self.health.stuck().into_iter().collect())),
-            "/readyz" => Some(health(self.unready())),
+            "/healthz" => Some(Page::health(self.health.stuck().into_iter().collect())),
+            "/readyz" => Some(Page::health(self.unready())),
             _ => None,
         }
     }
@@ -32,11 +32,4 @@ impl Ldcache {
         let file = file.map(|fault| fault.to_string());
         [unasked, file, self.health.stuck()].into_iter().flatten().collect()
     }
-}
-
-fn health(troubles: Vec<String>) -> Page {
-    let good = troubles.is_empty();
-    let lines = if good { vec!["ok".to_owned()] } else { troubles };
-    let text = lines.iter().flat_map(|line| [line, "\n"]).collect();
-    Page { good, content_type: "text/plain; charset=utf-8", text }
 }
