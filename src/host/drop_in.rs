@@ -3,11 +3,12 @@
 //! A file of our own has the setting, and the main file at most one path more in `imports`; the rest of it is not touched,
 //! comments included. containerd is not restarted: that is for whoever knows what else runs on the node.
 
-use std::io::Write;
+use std::fs::{File, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
-use rustix::fs::Mode;
 use serde::Deserialize;
 use serde_json::json;
 use toml::Spanned;
@@ -23,6 +24,12 @@ const MAIN: &str = "/etc/containerd/config.toml";
 /// The directory of drop-ins beside it, and ours.
 const DIR: &str = "conf.d";
 const NAME: &str = "90-nri-ldcache.toml";
+
+/// What matches it, and no other: containerd does not start without a file that is imported by its name.
+const OURS: &str = "*-nri-ldcache.toml";
+
+/// What containerd imports since 2.2 if nothing is said.
+const ALL: &str = "*.toml";
 
 /// What is put behind the main file's name for what it was before.
 const BACKUP: &str = ".before-nri-ldcache";
@@ -78,14 +85,21 @@ impl DropIn {
         let text = before.as_deref().unwrap_or(NONE);
         let after = self.with_import(text).with_context(|| format!("{name}"))?;
         let drop_ins = Directory::make(&self.host_root, &self.drop_ins())?;
-        replace(&drop_ins, NAME, &drop_in(text)?)?;
+        let says = parse(text)?.imports.is_some();
+        ensure!(
+            says || only_ours(&drop_ins)?,
+            "{name} has no imports, and {} has other files, which containerd imports since 2.2: say in {name} which imports it has",
+            drop_ins.path().display()
+        );
+        replace(&drop_ins, NAME, &drop_in(text)?, None)?;
         let mut done = vec![format!("written {}", drop_ins.join(NAME).display())];
         if before.as_deref() != Some(&after) {
+            let main = dir.file(self.name())?;
             if let Some(before) = &before {
-                replace(&dir, &self.backup(), before)?;
+                replace(&dir, &self.backup(), before, main.as_ref())?;
                 done.push(format!("kept {}", dir.join(&self.backup()).display()));
             }
-            replace(&dir, self.name(), &after)?;
+            replace(&dir, self.name(), &after, main.as_ref())?;
             done.push(format!("written {}", dir.join(self.name()).display()));
         }
         done.push("restart containerd for it to take effect".to_owned());
@@ -155,16 +169,17 @@ impl DropIn {
 
     /// The main file with one import more, if it needs one. Strings of JSON are strings of TOML.
     fn with_import(&self, text: &str) -> Result<String> {
-        let pattern = format!("{}/*.toml", self.drop_ins().display());
+        let here = self.drop_ins().display().to_string();
         let main = parse(text)?;
         let Some(imports) = main.imports else {
-            return Ok(format!("imports = {}\n{text}", json!([pattern])));
+            return Ok(format!("imports = {}\n{text}", json!([format!("{here}/{ALL}")])));
         };
         let (span, mut list) = (imports.span(), imports.into_inner());
-        if list.iter().any(|import| *import == pattern || *import == format!("{DIR}/*.toml")) {
+        let has = |dir: &str| [ALL, OURS].map(|pattern| format!("{dir}/{pattern}"));
+        if list.iter().any(|import| has(&here).contains(import) || has(DIR).contains(import)) {
             return Ok(text.to_owned());
         }
-        list.push(pattern);
+        list.push(format!("{here}/{OURS}"));
         Ok(format!("{}{}{}", &text[..span.start], json!(list), &text[span.end..]))
     }
 }
@@ -193,8 +208,14 @@ fn is_ours(text: &str) -> bool {
     drop_in(text).is_ok_and(|ours| ours == text)
 }
 
-/// Writes a file beside its place, and gives it its name.
-fn replace(dir: &Directory, name: &str, text: &str) -> Result<()> {
+/// Does this directory have no drop-in but ours?
+fn only_ours(drop_ins: &Directory) -> Result<bool> {
+    Ok(drop_ins.names()?.iter().all(|name| name == NAME || !name.ends_with(".toml")))
+}
+
+/// Writes a file beside its place, and gives it its name. Whoever may read it are those who may read the one that it is
+/// `like`, for there may be passwords of registries in it.
+fn replace(dir: &Directory, name: &str, text: &str, like: Option<&File>) -> Result<()> {
     let temporary = format!(".{name}.nri-ldcache.tmp");
     if dir.file(&temporary)?.is_some() {
         // Of one that was killed: the lock is ours.
@@ -203,7 +224,7 @@ fn replace(dir: &Directory, name: &str, text: &str) -> Result<()> {
     let mut file = dir.create(&temporary)?;
     let written = file
         .write_all(text.as_bytes())
-        .and_then(|()| Ok(rustix::fs::fchmod(&file, Mode::from_raw_mode(0o644))?))
+        .and_then(|()| permit(&file, like))
         .and_then(|()| file.sync_all());
     let written = written.with_context(|| format!("write {}", dir.join(name).display()));
     let written = written.and_then(|()| dir.rename(&temporary, name));
@@ -211,6 +232,15 @@ fn replace(dir: &Directory, name: &str, text: &str) -> Result<()> {
         drop(dir.remove(&temporary));
     }
     written
+}
+
+fn permit(file: &File, like: Option<&File>) -> io::Result<()> {
+    let mut mode = 0o644;
+    if let Some(like) = like.map(File::metadata).transpose()? {
+        std::os::unix::fs::fchown(file, Some(like.uid()), Some(like.gid()))?;
+        mode = like.mode() & 0o7777;
+    }
+    file.set_permissions(Permissions::from_mode(mode))
 }
 
 #[cfg(test)]
@@ -237,11 +267,11 @@ mod tests {
             ),
             (
                 "imports = [] # none\nversion = 3",
-                "imports = [\"/etc/containerd/conf.d/*.toml\"] # none\nversion = 3",
+                "imports = [\"/etc/containerd/conf.d/*-nri-ldcache.toml\"] # none\nversion = 3",
             ),
             (
                 "version = 2\nimports = [ # mine\n'/a']\n",
-                "version = 2\nimports = [\"/a\",\"/etc/containerd/conf.d/*.toml\"]\n",
+                "version = 2\nimports = [\"/a\",\"/etc/containerd/conf.d/*-nri-ldcache.toml\"]\n",
             ),
             (
                 "version = 2\nimports = ['conf.d/*.toml']",
@@ -262,6 +292,38 @@ mod tests {
             assert_eq!(fs::read_dir(host.path().join("etc/containerd")).unwrap().count(), 1);
             assert!(drop_in.undo().unwrap().is_empty());
         }
+    }
+
+    #[test]
+    fn who_may_read_the_main_file_may_read_what_takes_its_place_and_nobody_else() {
+        let (host, drop_in) = host(Some("version = 2\n"));
+        let path = |name: &str| host.path().join("etc/containerd").join(name);
+        let mode = |name: &str| fs::metadata(path(name)).unwrap().mode() & 0o7777;
+        fs::set_permissions(path("config.toml"), Permissions::from_mode(0o600)).unwrap();
+        drop_in.enable().unwrap();
+        assert_eq!((mode("config.toml"), mode("config.toml.before-nri-ldcache")), (0o600, 0o600));
+        assert_eq!(mode("conf.d/90-nri-ldcache.toml"), 0o644);
+        drop_in.undo().unwrap();
+        assert_eq!(mode("config.toml"), 0o600);
+    }
+
+    #[test]
+    fn nothing_else_is_imported_that_was_not() {
+        let other = "root = '/x'\n";
+        let (host, drop_in) = host(Some("version = 2\n"));
+        let path = |name: &str| host.path().join("etc/containerd").join(name);
+        fs::create_dir(path("conf.d")).unwrap();
+        fs::write(path("conf.d/other.toml"), other).unwrap();
+        let error = drop_in.enable().unwrap_err().to_string();
+        assert!(error.contains("say in /etc/containerd/config.toml which imports"), "{error}");
+        assert_eq!(fs::read_dir(path("conf.d")).unwrap().count(), 1);
+        fs::write(path("config.toml"), "version = 2\nimports = []\n").unwrap();
+        drop_in.enable().unwrap();
+        let root = Root::at(host.path()).unwrap();
+        let nri = runtime_config::containerd(&root, Path::new(MAIN), None).unwrap();
+        assert_eq!((nri.enabled, nri.files.len()), (Some(true), 2));
+        drop_in.undo().unwrap();
+        assert_eq!(fs::read_to_string(path("conf.d/other.toml")).unwrap(), other);
     }
 
     #[test]
