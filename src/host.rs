@@ -174,8 +174,8 @@ fn is_there(dir: &Directory, name: &str, program: &Program) -> Result<bool> {
 /// Makes the file, tries it out, and only then gives it its name. What SELinux refused is returned.
 fn put(dir: &Directory, name: &str, program: &Program) -> Result<Option<String>> {
     remove_temporaries(dir)?;
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    let temporary = version::temporary(name, now.as_nanos());
+    // The same each time, for it is in messages, of which the same is told once.
+    let temporary = version::temporary(name, std::process::id().into());
     let refused = program.copy(dir, &temporary).and_then(|refused| {
         program::try_out(dir, &temporary)?;
         dir.rename(&temporary, name)?;

@@ -34,7 +34,10 @@ pub fn run(settings: Layers) -> Result<()> {
         .enable_all()
         .build()
         .context("start tokio")?;
-    runtime.block_on(serve(settings))
+    let ended = runtime.block_on(serve(settings));
+    // A thread that waits for a disk or a lock is not waited for: it has half a minute, and we may not.
+    runtime.shutdown_background();
+    ended
 }
 
 async fn serve(layers: Layers) -> Result<()> {
@@ -51,7 +54,10 @@ async fn serve(layers: Layers) -> Result<()> {
         tokio::spawn(http::serve(listener, Arc::clone(&plugin)));
     }
     if let Some(place) = settings.place()? {
-        installation.begin(place).await;
+        tokio::select! {
+            () = installation.begin(place) => {}
+            () = stopped(stop.clone()) => {}
+        }
     }
     let Some(launch) = launch else { return stay_connected(&settings, plugin, stop).await };
     let identity = launch.identity().clone();

@@ -25,18 +25,20 @@ pub(super) struct Installation {
 impl Installation {
     /// Installs this program at `place`, and keeps it there.
     pub(super) async fn begin(self: Arc<Self>, place: Place) {
-        self.attempt(&place, Place::install).await;
+        self.attempt(&place, Place::repair).await;
         tokio::spawn(self.keep(place));
     }
 
-    /// Whether what was installed can be executed. The file alone does not tell: it may be whole, on a filesystem that is
-    /// mounted noexec.
+    /// Whether what was installed can be executed. The file alone does not tell: it may be whole, and a security
+    /// module against it.
     pub(super) fn is_good(&self) -> Result<(), Fault> {
         let trouble = self.trouble.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         trouble.as_deref().map_or(Ok(()), |trouble| Err(Fault::not_installed(trouble)))
     }
 
+    /// Old versions go once we serve: that takes the directory's lock, which anybody may hold for as long as we are patient.
     async fn keep(self: Arc<Self>, place: Place) {
+        self.attempt(&place, Place::install).await;
         loop {
             sleep(PERIOD).await;
             self.attempt(&place, Place::repair).await;

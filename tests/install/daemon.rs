@@ -123,6 +123,21 @@ async fn a_daemon_that_can_not_install_serves_and_says_why() -> Result<()> {
     Ok(())
 }
 
+/// Anybody who may read the directory may lock it.
+#[tokio::test]
+async fn a_directory_that_is_locked_keeps_no_daemon_from_serving_or_ending() -> Result<()> {
+    let ground = Ground::new()?;
+    ground.install(Program::first()?)?;
+    let somebody = fs::File::open(ground.dir())?;
+    somebody.lock()?;
+    let start = Instant::now();
+    let mut service = Service::start(&ground, &[]).await?;
+    ensure!(service.hook().await?.is_some(), "{}", service.logged());
+    service.end()?;
+    ensure!(start.elapsed() < PATIENCE, "it waited for the lock: {:?}", start.elapsed());
+    Ok(())
+}
+
 #[test]
 fn a_hook_is_installed_or_there_already() -> Result<()> {
     let mut run = Command::new(Program::first()?.path());
