@@ -114,3 +114,18 @@ fn files_are_named_for_a_noun() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn scripts_can_be_run_by_their_names() -> Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
+    let scripts = fs::read_dir(tests)?.map(|entry| Ok(entry?.path()));
+    let scripts: Vec<_> = scripts.collect::<Result<_>>()?;
+    let scripts = || scripts.iter().filter(|path| path.extension().is_some_and(|end| end == "sh"));
+    ensure!(scripts().count() > 5, "no scripts");
+    for path in scripts() {
+        let mode = fs::metadata(path)?.permissions().mode();
+        ensure!(mode & 0o111 == 0o111, "{} is not executable", path.display());
+    }
+    Ok(())
+}
