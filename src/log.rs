@@ -10,6 +10,18 @@ use tracing_subscriber::fmt;
 
 use crate::config::{LogFormat, LogLevel, Settings};
 
+/// Most bytes of what a pod says that are logged at once.
+const SHOWN: usize = 1 << 10;
+
+/// What a pod says, short enough for a line.
+pub(crate) fn cut(mut text: String) -> String {
+    if text.len() > SHOWN {
+        text.truncate(text.floor_char_boundary(SHOWN));
+        text.push('…');
+    }
+    text
+}
+
 /// Sends what is logged from now on to standard error; in which format, is returned.
 pub fn start(settings: &Settings) -> LogFormat {
     let level = match settings.log_level.unwrap_or_default() {

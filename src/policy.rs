@@ -5,8 +5,12 @@ use std::fmt;
 use glob::Pattern;
 use nri::api::{Container, PodSandbox};
 
+use crate::log::cut;
 use crate::signal::{self, Signal};
 use crate::update::{LibDir, Update};
+
+/// How much of what a pod asked for and does not get is told: an annotation may have 256 KiB, which are as many folders.
+const REFUSED: usize = 8;
 
 /// Whether a container that says nothing gets an update.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, serde::Deserialize)]
@@ -167,6 +171,7 @@ fn asks(
     let mode = said.as_ref().and_then(|(key, value)| {
         let mode = Mode::parse(value);
         if mode.is_none() {
+            let value = cut(value.clone());
             refused.push(format!("annotation {key}: {value:?} is not enabled, disabled or auto"));
         }
         mode
@@ -197,15 +202,17 @@ fn update(
         .into_iter()
         .chain(said.filter(|dir| !dir.is_empty()).map(str::to_owned));
     let mut update = policy.template.clone();
-    for dir in named {
-        if let Err(error) = dir.parse().and_then(|dir| update.add(dir)) {
-            refused.push(format!("{error:#}"));
+    let mut more = 0;
+    let named = named.map(|dir| dir.parse::<LibDir>());
+    for dir in named.chain(policy.folders.iter().cloned().map(Ok)) {
+        match dir.and_then(|dir| update.add(dir)) {
+            Ok(()) => {}
+            Err(error) if refused.len() < REFUSED => refused.push(cut(format!("{error:#}"))),
+            Err(_) => more += 1,
         }
     }
-    for dir in &policy.folders {
-        if let Err(error) = update.add(dir.clone()) {
-            refused.push(format!("{error:#}"));
-        }
+    if more > 0 {
+        refused.push(format!("{more} folders more"));
     }
     update
 }
@@ -365,6 +372,21 @@ mod tests {
             ]
         );
         assert!(decision.refused.is_empty());
+    }
+
+    #[test]
+    fn what_is_told_of_a_huge_annotation_is_little() {
+        let long = "x".repeat(200_000);
+        let folders = format!("folders.{KEY}");
+        for (key, value) in
+            [(&folders, "x,".repeat(100_000)), (&folders, long.clone()), (&KEY.to_owned(), long)]
+        {
+            let decision = decide(&Policy::default(), &pod(&[(key, &value)]), &gpu());
+            let told: usize = decision.refused.iter().map(String::len).sum();
+            assert!((1..10).contains(&decision.refused.len()) && told < 10_000, "{key}: {told}");
+        }
+        let decision = decide(&Policy::default(), &pod(&[(&folders, &"x,".repeat(100))]), &gpu());
+        assert_eq!(decision.refused.last().unwrap(), "92 folders more");
     }
 
     #[test]

@@ -11,6 +11,7 @@ use nri::api::{Container, ContainerAdjustment, PodSandbox};
 use super::installation::Installation;
 use crate::config::Settings;
 use crate::injection::{Fault, Injection};
+use crate::log::cut;
 use crate::metrics::Metrics;
 use crate::policy::{Decision, Policy, Verdict, decide};
 use crate::report::{Outcome, Report};
@@ -168,7 +169,7 @@ fn log(pod: &PodSandbox, container: &Container, decision: &Decision) {
             let dirs: Vec<_> = update.dirs().iter().map(|dir| dir.as_str()).collect();
             tracing::info!(
                 %namespace, pod = %pod_name, container = %name, id = %container.id,
-                because = because.join(", "), folders = dirs.join(","), "update"
+                because = cut(because.join(", ")), folders = cut(dirs.join(",")), "update"
             );
         }
         Verdict::Leave(reason) if !reason.is_of_interest() => {
