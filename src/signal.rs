@@ -128,6 +128,11 @@ pub fn reads(key: &str) -> bool {
     key.starts_with("cdi.k8s.io/") || key.starts_with("nvidia.cdi.k8s.io")
 }
 
+/// Can this entry of the environment be a signal, or name a directory?
+pub fn reads_env(entry: &str) -> bool {
+    entry.starts_with("NVIDIA_")
+}
+
 /// Is this an annotation of NVIDIA's NRI plugin for this container?
 fn concerns(key: &str, container: &str) -> bool {
     let scope = key.strip_prefix("nvidia.cdi.k8s.io");

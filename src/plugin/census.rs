@@ -3,12 +3,18 @@
 use std::collections::{HashMap, HashSet};
 use std::mem::take;
 
-use nri::api::{Container, ContainerState, PodSandbox};
+use nri::api::{Container, ContainerState, Message as _, PodSandbox};
 
 use crate::policy::{Policy, Verdict, decide};
+use crate::signal;
 
 /// How many of them are named.
 const NAMED: usize = 5;
+
+/// Most bytes of a pod's annotations that are kept, and of all containers that were told before their pods. Kubernetes allows
+/// 256 KiB and a megabyte each, which is more than the daemon may have; what is left out may be counted wrongly.
+const ANNOTATIONS: usize = 4 << 10;
+const EARLY: usize = 8 << 20;
 
 /// Counts containers that run and were created without us: while there was no plugin, or it was not connected.
 ///
@@ -16,8 +22,9 @@ const NAMED: usize = 5;
 #[derive(Debug, Default)]
 pub(super) struct Census {
     pods: HashMap<String, Pod>,
-    /// Containers that were told before their pods.
+    /// Containers that were told before their pods, and their bytes.
     early: Vec<Container>,
+    early_bytes: usize,
     /// Those that go without, by id.
     without: HashSet<String>,
     named: Vec<String>,
@@ -33,8 +40,15 @@ struct Pod {
 
 impl Pod {
     fn new(policy: &Policy, pod: PodSandbox) -> Self {
-        let annotations = pod.annotations.into_iter().filter(|(key, _)| policy.reads(key));
-        Self { name: pod.name, namespace: pod.namespace, annotations: annotations.collect() }
+        let mut left = ANNOTATIONS;
+        let mut fits = |(key, value): &(String, String)| {
+            let rest = left.checked_sub(key.len() + value.len());
+            left = rest.unwrap_or(left);
+            rest.is_some()
+        };
+        let read = pod.annotations.into_iter().filter(|(key, _)| policy.reads(key));
+        let annotations = read.filter(|annotation| fits(annotation)).collect();
+        Self { name: pod.name, namespace: pod.namespace, annotations }
     }
 
     fn sandbox(&self) -> PodSandbox {
@@ -67,7 +81,13 @@ impl Census {
                 container.args = Vec::new();
                 container.labels.clear();
                 container.rlimits = Vec::new();
-                self.early.push(container);
+                container.annotations.retain(|key, _| policy.reads(key));
+                container.env.retain(|entry| signal::reads_env(entry));
+                let bytes = self.early_bytes + container.compute_size() as usize;
+                if bytes <= EARLY {
+                    self.early_bytes = bytes;
+                    self.early.push(container);
+                }
             }
         }
     }
@@ -75,6 +95,7 @@ impl Census {
     /// Everything was told: how many go without, and some of them by name.
     pub(super) fn complete(&mut self, policy: &Policy) -> (usize, Vec<String>) {
         let pods = take(&mut self.pods);
+        self.early_bytes = 0;
         for container in take(&mut self.early) {
             let pod = pods.get(&container.pod_sandbox_id).map(Pod::sandbox);
             self.look(policy, &pod.unwrap_or_default(), &container);
@@ -100,7 +121,7 @@ impl Census {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use nri::api::Hook;
+    use nri::api::{Hook, Mount};
 
     fn container(id: &str, pod: &str, env: &str) -> Container {
         Container {
@@ -122,6 +143,31 @@ mod tests {
             annotations: annotations.map(|(key, value)| (key.into(), value.into())).into(),
             ..PodSandbox::default()
         }
+    }
+
+    #[test]
+    fn what_is_kept_does_not_grow_with_what_pods_say() {
+        let policy = Policy::default();
+        let mut census = Census::default();
+        let long = "x".repeat(200_000);
+        let mut hostile = pod("hostile", "enabled");
+        for key in ["cdi.k8s.io/a".to_owned(), format!("{}/pod", Policy::ANNOTATION)] {
+            hostile.annotations.insert(key, long.clone());
+        }
+        census.pod(&policy, hostile);
+        let kept = &census.pods["hostile"].annotations;
+        assert!(kept.len() == 1 && kept[0].1 == "enabled", "{} annotations", kept.len());
+        for number in 0..100 {
+            let mut early = container(&number.to_string(), "late", "NVIDIA_VISIBLE_DEVICES=all");
+            early.env.push(format!("LONG={long}"));
+            early.annotations.insert("long".into(), long.clone());
+            early.mounts.push(Mount { source: long.clone(), ..Mount::default() });
+            census.container(&policy, early);
+        }
+        let bytes: u64 = census.early.iter().map(|early| early.compute_size()).sum();
+        assert!((EARLY as u64 * 9 / 10..EARLY as u64).contains(&bytes), "{bytes}");
+        assert_eq!(census.complete(&policy).0, census.without.len());
+        assert!(census.without.len() > 30 && census.early_bytes == 0);
     }
 
     #[test]
