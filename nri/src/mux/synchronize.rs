@@ -147,7 +147,7 @@ impl<D: FnMut(Existing)> Filter<D> {
         }
         if header[KIND] == REQUEST {
             let stream = u32::from_be_bytes([header[4], header[5], header[6], header[7]]);
-            self.in_flight.came(stream);
+            self.in_flight.came(stream)?;
             if len > 0 {
                 return Ok(State::Head(Head::new(header, len)));
             }
