@@ -72,7 +72,7 @@ impl Requests {
         let answered = add(
             registry,
             "requests",
-            "Requests of the runtime, and what they were answered: with success (ok), an error, an error because the handler panicked, or nothing or an error because it took too long or the connection ended (dropped)",
+            "Requests of the runtime, and what they were answered: with success (ok), an error, success that leaves the container alone because deciding about it panicked (panicked), or nothing or an error because the connection ended, it took too long, or something else panicked (dropped)",
             family(labels, Counter::default as fn() -> _),
         );
         let duration = durations(
