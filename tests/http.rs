@@ -72,6 +72,30 @@ async fn slow_clients_delay_nobody() -> Result<()> {
     Ok(())
 }
 
+/// All that wait are accepted one after the other: the probe among them must not lose its place before it is heard.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_probe_in_a_crowd_is_answered() -> Result<()> {
+    let served = Served::start(&[])?;
+    let signal = |name: &str| {
+        let pid = served.daemon.id().to_string();
+        Command::new("kill").args(["-s", name, &pid]).status()
+    };
+    signal("STOP")?;
+    let connect = || TcpStream::connect(served.address);
+    let mut crowd: Vec<_> = (0..40).map(|_| connect()).collect::<Result<_, _>>()?;
+    let mut probe = connect()?;
+    probe.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")?;
+    for _ in 0..40 {
+        crowd.push(connect()?);
+    }
+    signal("CONT")?;
+    let mut answer = String::new();
+    probe.set_read_timeout(Some(Duration::from_secs(5)))?;
+    probe.read_to_string(&mut answer)?;
+    ensure!(answer.starts_with("HTTP/1.1 200 "), "{answer:?}");
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_address_that_cannot_be_had_ends_the_daemon_before_it_registers() -> Result<()> {
     let served = Served::start(&[])?;

@@ -22,7 +22,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Builder;
-use tokio::task::AbortHandle;
+use tokio::task::{AbortHandle, yield_now};
 use tokio::time::{sleep, timeout};
 
 /// How many clients are served at once. One more than that takes the place of the oldest, so that clients who say nothing
@@ -143,6 +143,8 @@ pub(crate) async fn serve(listener: TcpListener, site: Arc<impl Site>) -> Infall
         }
         let client = tokio::spawn(timeout(WHOLE, converse(stream, Arc::clone(&site))));
         clients.push_back(client.abort_handle());
+        // One that has sent its request is answered before others can take its place, however many wait to be accepted.
+        yield_now().await;
     }
 }
 
