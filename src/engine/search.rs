@@ -234,6 +234,7 @@ impl<'a> Search<'a> {
         found: &mut Found,
     ) -> Result<()> {
         for chosen in choice.chosen.iter().rev() {
+            self.in_time()?;
             let (soname, name) = (choice.soname(chosen), place.listing.name(chosen.at));
             let file = match () {
                 () if searched.hwcaps.is_some() => name,

@@ -167,8 +167,11 @@ impl Case {
 
     /// The hook's own: short where it is waited for.
     fn limit(&self) -> Duration {
-        let waits = matches!(self.expected, Expected::InTime | Expected::Unchanged(_));
-        Duration::from_secs(if waits { 5 } else { 20 })
+        Duration::from_secs(match self.expected {
+            Expected::Unchanged(_) => 5,
+            Expected::InTime => 10,
+            Expected::Updated | Expected::NothingToDo => 20,
+        })
     }
 
     /// What was executed and must not be, or the other way round.
