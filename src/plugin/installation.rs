@@ -13,8 +13,10 @@ use tokio::time::sleep;
 use crate::host::{Installed, Place};
 use crate::injection::Fault;
 
-/// How often it is looked at: a disk that was full, or a directory that was not there, may have been mended.
+/// How often it is looked at, and how often while there is trouble: a disk that was full, or a directory that was not there, may
+/// have been mended, and until that is seen no container gets a hook.
 const PERIOD: Duration = Duration::from_secs(60);
+const RETRY: Duration = Duration::from_secs(5);
 
 /// What came of it last.
 #[derive(Debug, Default)]
@@ -40,7 +42,7 @@ impl Installation {
     async fn keep(self: Arc<Self>, place: Place) {
         self.attempt(&place, Place::install).await;
         loop {
-            sleep(PERIOD).await;
+            sleep(if self.is_good().is_ok() { PERIOD } else { RETRY }).await;
             self.attempt(&place, Place::repair).await;
         }
     }

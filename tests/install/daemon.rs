@@ -123,6 +123,21 @@ async fn a_daemon_that_can_not_install_serves_and_says_why() -> Result<()> {
     Ok(())
 }
 
+#[tokio::test]
+async fn what_kept_a_daemon_from_installing_may_be_mended() -> Result<()> {
+    let ground = Ground::new()?;
+    fs::remove_dir(ground.root().join("opt"))?;
+    let mut service = Service::start(&ground, &[]).await?;
+    ensure!(service.hook().await?.is_none(), "{}", service.logged());
+    fs::create_dir(ground.root().join("opt"))?;
+    let start = Instant::now();
+    while service.hook().await?.is_none() {
+        ensure!(start.elapsed() < PATIENCE, "{}", service.logged());
+        thread::sleep(Duration::from_millis(100));
+    }
+    service.end()
+}
+
 /// Anybody who may read the directory may lock it.
 #[tokio::test]
 async fn a_directory_that_is_locked_keeps_no_daemon_from_serving_or_ending() -> Result<()> {
