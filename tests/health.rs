@@ -155,8 +155,7 @@ async fn a_request_that_comes_in_at_sigterm_is_answered() -> Result<()> {
         ensure!(served.metric("requests_inflight")? == 1.0);
         Ok(())
     })?;
-    let pid = served.daemon.id().to_string();
-    ensure!(Command::new("kill").args(["-s", "TERM", &pid]).status()?.success());
+    served.signal("TERM")?;
     sleep(Duration::from_millis(300));
     runtime.trunk().send_frame(PLUGIN, second).await?;
     let answer: CreateContainerResponse = runtime.finish(stream).await?;

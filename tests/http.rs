@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -41,6 +41,22 @@ async fn only_what_is_there_is_answered_and_only_to_readers() -> Result<()> {
     Ok(())
 }
 
+/// As `printf … | nc` does. That it has closed its side may be seen before the answer is written, or after.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_has_no_more_to_say_is_answered() -> Result<()> {
+    let served = Served::start(&[])?;
+    for number in 0..1000 {
+        let mut client = TcpStream::connect(served.address)?;
+        client.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")?;
+        client.shutdown(Shutdown::Write)?;
+        let mut answer = String::new();
+        client.set_read_timeout(Some(Duration::from_secs(5)))?;
+        client.read_to_string(&mut answer)?;
+        ensure!(answer.starts_with("HTTP/1.1 200 "), "{number}: {answer:?}");
+    }
+    Ok(())
+}
+
 /// Clients that say nothing keep neither a probe out nor the runtime waiting.
 #[tokio::test(flavor = "multi_thread")]
 async fn slow_clients_delay_nobody() -> Result<()> {
@@ -76,11 +92,7 @@ async fn slow_clients_delay_nobody() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_probe_in_a_crowd_is_answered() -> Result<()> {
     let served = Served::start(&[])?;
-    let signal = |name: &str| {
-        let pid = served.daemon.id().to_string();
-        Command::new("kill").args(["-s", name, &pid]).status()
-    };
-    signal("STOP")?;
+    served.signal("STOP")?;
     let connect = || TcpStream::connect(served.address);
     let mut crowd: Vec<_> = (0..40).map(|_| connect()).collect::<Result<_, _>>()?;
     let mut probe = connect()?;
@@ -88,7 +100,7 @@ async fn a_probe_in_a_crowd_is_answered() -> Result<()> {
     for _ in 0..40 {
         crowd.push(connect()?);
     }
-    signal("CONT")?;
+    served.signal("CONT")?;
     let mut answer = String::new();
     probe.set_read_timeout(Some(Duration::from_secs(5)))?;
     probe.read_to_string(&mut answer)?;

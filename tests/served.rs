@@ -79,6 +79,12 @@ impl Served {
         sample(&self.get("/metrics")?.body, name)
     }
 
+    pub(crate) fn signal(&self, name: &str) -> Result<()> {
+        let pid = self.daemon.id().to_string();
+        ensure!(Command::new("kill").args(["-s", name, &pid]).status()?.success());
+        Ok(())
+    }
+
     pub(crate) fn hook(&self) -> PathBuf {
         self.directory.path().join("hook")
     }

@@ -160,6 +160,8 @@ async fn converse(stream: TcpStream, site: Arc<impl Site>) {
         .max_buf_size(HEAD_BYTES)
         .max_headers(HEAD_FIELDS)
         .keep_alive(false)
+        // Or one that has said all and closes its side would not be answered.
+        .half_close(true)
         .serve_connection(TokioIo::new(stream), answer);
     // What a client does wrong is its own business.
     let _ = connection.await;
