@@ -72,13 +72,13 @@ impl Plan {
         changes.make_dir(Path::new("/etc"))?;
         changes.make_dir(Path::new(CONF_DIR))?;
         if self.create {
-            changes.write(Path::new(CONF), "include /etc/ld.so.conf.d/*.conf\n")?;
+            changes.write(Path::new(CONF), b"include /etc/ld.so.conf.d/*.conf\n")?;
         }
         match &self.first {
-            Some(text) => changes.write(Path::new(FIRST), text)?,
+            Some(text) => changes.write(Path::new(FIRST), text.as_bytes())?,
             None => changes.remove(Path::new(FIRST))?,
         }
-        changes.write(Path::new(LAST), &self.last)
+        changes.write(Path::new(LAST), self.last.as_bytes())
     }
 
     /// The directories that were not searched before, in order.

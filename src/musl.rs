@@ -12,7 +12,7 @@ use crate::root::Root;
 use crate::update::LibDir;
 
 /// What is searched where there is no file.
-const DEFAULT: &str = "/lib:/usr/local/lib:/usr/lib";
+const DEFAULT: &[u8] = b"/lib:/usr/local/lib:/usr/lib";
 
 /// A `.path` file has a few lines.
 const LIMIT: u64 = 64 << 10;
@@ -38,7 +38,7 @@ enum Class {
 
 /// What to write for the loaders that a container has.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Plan(Vec<(PathBuf, String)>);
+pub struct Plan(Vec<(PathBuf, Vec<u8>)>);
 
 impl Plan {
     /// Plans to put `dirs` first. A container without a musl loader has an empty plan.
@@ -66,14 +66,19 @@ impl Plan {
 }
 
 /// The content that puts `dirs` before what is searched already; nothing to do without any.
-fn searched(dirs: &[&str], before: Option<&[u8]>) -> Option<String> {
-    if dirs.is_empty() {
-        return None;
+///
+/// A NUL ends the file for musl, and nothing quotes a colon: the directory would become two others.
+pub(crate) fn searched(dirs: &[&str], before: Option<&[u8]>) -> Option<Vec<u8>> {
+    let dirs = dirs.iter().map(|dir| dir.as_bytes()).filter(|dir| !dir.contains(&b':'));
+    let mut all: Vec<_> = dirs.collect();
+    let ours = all.len();
+    let before = before.unwrap_or(DEFAULT).split(|byte| *byte == 0).next().unwrap_or_default();
+    for dir in before.split(|byte| b":\n".contains(byte)).filter(|dir| !dir.is_empty()) {
+        if !all[..ours].contains(&dir) {
+            all.push(dir);
+        }
     }
-    let before = before.map_or_else(|| DEFAULT.into(), String::from_utf8_lossy);
-    let before = before.split([':', '\n']).map(str::trim).filter(|dir| !dir.is_empty());
-    let others = before.filter(|dir| !dirs.contains(dir));
-    Some(dirs.iter().copied().chain(others).map(|dir| format!("{dir}\n")).collect())
+    (ours > 0).then(|| all.iter().flat_map(|dir| [dir, &b"\n"[..]]).flatten().copied().collect())
 }
 
 /// The class of the first library in a directory.
@@ -104,12 +109,15 @@ mod tests {
             (Some(b"/d\n/e\n/own\n"), "/d\n/e\n/own\n"),
             (Some(b"/own\n/e\n\n"), "/d\n/e\n/own\n"),
             (Some(b""), "/d\n/e\n"),
+            (Some(b"/ a :/b\r\n\0/c"), "/d\n/e\n/ a \n/b\r\n"),
         ] {
-            let text = searched(&["/d", "/e"], before).unwrap();
-            assert_eq!(text, expected, "{before:?}");
-            assert_eq!(searched(&["/d", "/e"], Some(text.as_bytes())).unwrap(), expected);
+            let text = searched(&["/d", "/x:y", "/e"], before).unwrap();
+            assert_eq!(text, expected.as_bytes(), "{before:?}");
+            assert_eq!(searched(&["/d", "/e"], Some(&text)).unwrap(), text);
         }
+        assert_eq!(searched(&["/d"], Some(b"/\xff")).unwrap(), b"/d\n/\xff\n");
         assert_eq!(searched(&[], None), None);
+        assert_eq!(searched(&["/x:y"], None), None);
     }
 
     #[test]
@@ -131,14 +139,14 @@ mod tests {
         let plan = Plan::make(&Root::at(dir.path()).unwrap(), &dirs).unwrap();
         let [(first, one), (second, two)] = &plan.0[..] else { panic!("{plan:?}") };
         assert_eq!(
-            (first.to_str(), &**one),
+            (first.to_str(), str::from_utf8(one).unwrap()),
             (
                 Some(&*format!("/etc/ld-musl-{native}.path")),
                 "/d64\n/missing\n/lib\n/usr/local/lib\n/usr/lib\n"
             )
         );
         assert_eq!(
-            (second.to_str(), &**two),
+            (second.to_str(), str::from_utf8(two).unwrap()),
             (
                 Some(&*format!("/etc/ld-musl-{other}.path")),
                 "/d32\n/lib\n/usr/local/lib\n/usr/lib\n"

@@ -63,15 +63,15 @@ impl<'a> Changes<'a> {
     }
 
     /// Replaces a file as a whole, mode 0644, unless it says that already.
-    pub fn write(&mut self, path: &Path, text: &str) -> Result<()> {
+    pub fn write(&mut self, path: &Path, text: &[u8]) -> Result<()> {
         let before = self.before(path)?;
         let (parent, name) = self.parent(path)?;
         let readable = fstatat(&parent, name, AtFlags::AT_SYMLINK_NOFOLLOW);
         let readable = readable.is_ok_and(|found| found.st_mode & 0o7777 == 0o644);
-        if readable && before.as_deref() == Some(text.as_bytes()) {
+        if readable && before.as_deref() == Some(text) {
             return Ok(());
         }
-        self.replace(path, text.as_bytes())?;
+        self.replace(path, text)?;
         self.undo.push(match before {
             Some(bytes) => Undo::Restore(path.to_owned(), bytes),
             None => Undo::RemoveFile(path.to_owned()),
