@@ -21,6 +21,8 @@ const LOADERS: &[&str] = match std::env::consts::ARCH.as_bytes() {
 const LIMIT: u64 = 8 << 20;
 const MAX_SYSTEM_DIRS: usize = 16;
 const MAX_PATH: usize = 256;
+/// Debian's has 60 bytes. It is written into the cache.
+const MAX_BANNER: usize = 256;
 
 /// The container's C library, as far as its loader tells.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -42,7 +44,8 @@ impl Glibc {
         LOADERS.iter().find_map(read).map(|loader| Self::read(&loader)).unwrap_or_default()
     }
 
-    fn read(loader: &[u8]) -> Self {
+    /// Reads a loader.
+    pub(crate) fn read(loader: &[u8]) -> Self {
         let mut found = Self { system_dirs: system_dirs(loader), ..Self::default() };
         for at in find_iter(loader, b"\0ld.so ") {
             if let Some(banner) = loader.get(at + 1..).and_then(banner) {
@@ -56,6 +59,7 @@ impl Glibc {
     /// Takes what is not known of the loader from the generator of a cache, which is ldconfig's banner.
     pub fn or_generator(mut self, generator: Option<&[u8]>) -> Self {
         let banner = generator.and_then(|generator| generator.strip_prefix(b"ldconfig "));
+        let banner = banner.filter(|banner| banner.len() <= MAX_BANNER);
         if let (None, Some(banner)) = (&self.banner, banner) {
             self.banner = Some(banner.to_owned());
             self.version = version(banner);
@@ -128,7 +132,7 @@ fn relatives(dir: &[u8]) -> Vec<Vec<u8>> {
 fn banner(text: &[u8]) -> Option<&[u8]> {
     let line = text.strip_prefix(b"ld.so ")?.split(|byte| matches!(byte, 0 | b'\n')).next()?;
     version(line)?;
-    line.strip_suffix(b".")
+    line.strip_suffix(b".").filter(|banner| banner.len() <= MAX_BANNER)
 }
 
 fn version(banner: &[u8]) -> Option<(u32, u32)> {
