@@ -4,11 +4,11 @@ use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStringExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 /// The mounts of this process's namespace, in the order in which they were made visible.
 #[derive(Debug, Default)]
-pub(super) struct MountInfo(Vec<Mount>);
+pub(crate) struct MountInfo(Vec<Mount>);
 
 /// One line of the table.
 #[derive(Debug)]
@@ -31,7 +31,7 @@ impl MountInfo {
         Ok(Self::parse(&fs::read("/proc/self/mountinfo")?))
     }
 
-    fn parse(table: &[u8]) -> Self {
+    pub(crate) fn parse(table: &[u8]) -> Self {
         Self(table.split(|byte| *byte == b'\n').filter_map(Mount::parse).collect())
     }
 
@@ -41,41 +41,40 @@ impl MountInfo {
     }
 
     /// Where they are mounted and can be reached below `root`, as paths that start at `root`.
-    pub(super) fn pseudo_filesystems_below(&self, root: &Path) -> Vec<PathBuf> {
+    pub(crate) fn pseudo_filesystems_below(&self, root: &Path) -> Vec<PathBuf> {
         self.below(root, |mount| mount.pseudo)
     }
 
     /// Where anything else is.
-    pub(super) fn visible_below(&self, root: &Path) -> Vec<PathBuf> {
+    pub(crate) fn visible_below(&self, root: &Path) -> Vec<PathBuf> {
         self.below(root, |mount| !mount.pseudo && mount.point != root)
     }
 
     fn below(&self, root: &Path, wanted: impl Fn(&Mount) -> bool) -> Vec<PathBuf> {
-        let below = self.visible().filter(|mount| wanted(mount));
+        let below = self.visible(|mount| mount.point.starts_with(root) && wanted(mount));
         let below = below.filter_map(|mount| mount.point.strip_prefix(root).ok());
         below.map(|path| Path::new("/").join(path)).collect()
     }
 
     /// Everything mounted below and at `root`.
-    pub(super) fn points_below(&self, root: &Path) -> impl Iterator<Item = &Path> {
+    pub(crate) fn points_below(&self, root: &Path) -> impl Iterator<Item = &Path> {
         self.0.iter().map(|mount| mount.point.as_path()).filter(move |path| path.starts_with(root))
     }
 
     /// What can be reached below `root`, but not at it, and be written through.
-    pub(super) fn writable_below(&self, root: &Path) -> Option<&Path> {
-        let below = |mount: &&Mount| mount.point.starts_with(root) && mount.point != root;
-        self.visible()
-            .filter(below)
-            .find(|mount| !mount.read_only)
-            .map(|mount| mount.point.as_path())
+    pub(crate) fn writable_below(&self, root: &Path) -> Option<&Path> {
+        let below = |mount: &Mount| mount.point.starts_with(root) && mount.point != root;
+        let mut writable = self.visible(|mount| !mount.read_only && below(mount));
+        writable.next().map(|mount| mount.point.as_path())
     }
 
-    /// The mounts that no later one hides, by lying upon them or upon a directory above them.
-    fn visible(&self) -> impl Iterator<Item = &Mount> {
+    /// The mounts of those wanted that no later one hides, by lying upon them or upon a directory above them. A node has
+    /// thousands, a container dozens: most need not be compared with all.
+    fn visible(&self, wanted: impl Fn(&Mount) -> bool) -> impl Iterator<Item = &Mount> {
         let hides = |later: &Mount, mount: &Mount| mount.point.starts_with(&later.point);
         let later = |at: usize| self.0[at + 1..].iter();
         let all = self.0.iter().enumerate();
-        all.filter(move |(at, mount)| !later(*at).any(|later| hides(later, mount)))
+        all.filter(move |(at, mount)| wanted(mount) && !later(*at).any(|later| hides(later, mount)))
             .map(|(_, mount)| mount)
     }
 
@@ -108,7 +107,10 @@ impl Mount {
         let read_only = fields.next()?.split(|byte| *byte == b',').any(|option| option == b"ro");
         let pseudo = fields.skip_while(|field| *field != b"-").nth(1)?;
         let pseudo = matches!(pseudo, b"proc" | b"sysfs");
-        Some(Self { id, parent, device, root, point, read_only, pseudo })
+        // The kernel writes no other points, and where it does not write the table, none leads out of a root.
+        let plain =
+            point.is_absolute() && !point.components().any(|part| part == Component::ParentDir);
+        plain.then_some(Self { id, parent, device, root, point, read_only, pseudo })
     }
 }
 
