@@ -27,7 +27,7 @@ pub struct Done {
     /// The most memory that the process in the jail had, in KiB.
     pub memory: Option<u64>,
     /// Who made the cache: not who was asked, if the image's cache was no base.
-    pub engine: String,
+    pub engine: Engine,
     /// Why that was no base.
     pub fallback: Option<String>,
     /// Directories that the linker did not search before.
@@ -125,7 +125,7 @@ fn refresh(
     let found = Found::read(confined.root()).ok();
     clock.lap("check");
     let (engine, fallback) = maker(update.engine(), made);
-    let (engine, memory) = (engine.name().to_owned(), memory.peak());
+    let memory = memory.peak();
     let (added, refused) = (plan.added().to_vec(), confined.refused().to_vec());
     Ok(Done { memory, engine, fallback, added, found, refused, steps: clock.steps })
 }

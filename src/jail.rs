@@ -45,6 +45,7 @@ use nix::unistd::{chdir, chroot, pivot_root};
 use crate::root::Root;
 use crate::update::Sandbox;
 
+pub(crate) mod answer;
 mod capabilities;
 mod changes;
 mod landlock;
@@ -59,8 +60,7 @@ mod tree;
 
 pub use changes::Changes;
 pub(crate) use mount_setattr::is_there as mount_setattr_is_there;
-use mountinfo::MountInfo;
-pub(crate) use mountinfo::is_mount_point;
+pub(crate) use mountinfo::{MountInfo, is_mount_point};
 pub(crate) use process::{Child, Memory, readable};
 pub(crate) use seccomp::restrict_to_ldconfig;
 pub use stage::{close_inherited, run};

@@ -12,10 +12,13 @@ use serde::{Deserialize, Serialize};
 use crate::found::Found;
 use crate::hook::Done;
 
-/// Most bytes of a report. What an image can make long is cut.
+/// Most bytes of a report. What an image or a pod can make long is cut, so that six bytes for each are not more.
 pub(crate) const LIMIT: u64 = 64 << 10;
 const LISTED: usize = 64;
-const REASON: usize = 1000;
+const LISTED_BYTES: usize = 3 << 10;
+const TEXT: usize = 1000;
+const STEPS: usize = 16;
+const STEP: usize = 32;
 
 /// Most reports that are kept: more than a node has containers (kubelet's `maxPods` is 110 unless raised).
 const KEPT: usize = 1000;
@@ -88,16 +91,19 @@ impl Report {
         match result {
             Ok(done) => {
                 report.memory = done.memory;
-                report.engine.clone_from(&done.engine);
-                report.fallback.clone_from(&done.fallback);
-                report.steps.clone_from(&done.steps);
-                report.added = done.added.iter().take(LISTED).cloned().collect();
+                done.engine.name().clone_into(&mut report.engine);
+                report.fallback = done.fallback.as_deref().map(|why| start(why, TEXT));
+                let steps = done.steps.iter().take(STEPS);
+                report.steps = steps.map(|(step, took)| (start(step, STEP), *took)).collect();
+                report.added = some(&done.added);
                 report.found.clone_from(&done.found);
-                report.refused.clone_from(&done.refused);
+                let libcuda = report.found.as_mut().and_then(|found| found.libcuda.as_mut());
+                libcuda.into_iter().for_each(|it| it.path = start(&it.path, TEXT));
+                report.refused = some(&done.refused);
             }
             Err(error) => {
                 report.outcome = Outcome::Failed;
-                report.reason = Some(format!("{error:#}").chars().take(REASON).collect());
+                report.reason = Some(start(&format!("{error:#}"), TEXT));
             }
         }
         report
@@ -142,6 +148,21 @@ impl Report {
         ensure!(text.len() as u64 <= LIMIT, "read {name}: larger than {} KiB", LIMIT >> 10);
         serde_json::from_slice(&text).map(Some).with_context(|| format!("read {name}"))
     }
+}
+
+/// The first characters of a text.
+fn start(text: &str, most: usize) -> String {
+    text.chars().take(most).collect()
+}
+
+/// The first of some texts, as many as there is room for.
+fn some(texts: &[String]) -> Vec<String> {
+    let mut room = LISTED_BYTES;
+    let fitting = texts.iter().take(LISTED).map_while(|text| {
+        room = room.checked_sub(text.len())?;
+        Some(text.clone())
+    });
+    fitting.collect()
 }
 
 /// The file of a container. Ids are the runtime's; one that is no plain name has no report.
@@ -207,10 +228,30 @@ mod tests {
             let read = Report::read(&dir, "c1").unwrap().unwrap();
             assert_eq!(read, report);
             assert_eq!(read.outcome == Outcome::Failed, result.is_err());
-            assert!(read.reason.is_none_or(|reason| reason.len() == REASON));
+            assert!(read.reason.is_none_or(|reason| reason.len() == TEXT));
         }
         assert_eq!(Report::read(&dir, "c2").unwrap(), None);
         assert_eq!(fs::read_dir(&dir).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_report_of_much_is_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let long = "\u{1}".repeat(4000);
+        let libcuda = Library { path: long.clone(), is: Target::Missing };
+        let done = Done {
+            fallback: Some(long.clone()),
+            added: vec!["/a".repeat(1000); 256],
+            found: Some(Found { libraries: usize::MAX, libcuda: Some(libcuda) }),
+            refused: vec!["\u{1}".repeat(48); 100],
+            steps: vec![(long.clone(), u64::MAX); 100],
+            ..Done::default()
+        };
+        for (result, added) in [(Ok(done), 1), (Err(anyhow!(long)), 0)] {
+            Report::new("c1", Duration::MAX, &result).write(dir.path()).unwrap();
+            let read = Report::read(dir.path(), "c1").unwrap().unwrap();
+            assert_eq!(read.added.len(), added);
+        }
     }
 
     #[test]

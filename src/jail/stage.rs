@@ -1,23 +1,21 @@
 //! The second process of a hook: pid 1 of new namespaces, watched from outside.
 
 use std::fs::{self, File, TryLockError};
-use std::io::{PipeReader, Read, Write, pipe};
+use std::io::pipe;
 use std::os::fd::{AsFd, AsRawFd};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, ensure};
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::{close, fchdir};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::process::{Child, readable};
+use super::answer;
+use super::process::Child;
 use crate::oci::Rootfs;
-
-/// Bytes of an answer: what was done, or why not. Names in it are the image's.
-const ANSWER_LIMIT: usize = 256 << 10;
 
 /// Of the time that a hook has, the part that is kept for undoing and for telling: a fifth.
 const RESERVE: u32 = 5;
@@ -51,26 +49,22 @@ pub fn run<T: Serialize + DeserializeOwned>(
     fchdir(rootfs).with_context(|| format!("change into root {name}"))?;
     let lock = lock(end).with_context(|| format!("lock root {name}"))?;
     let refused = isolate().context("unshare namespaces")?;
-    let (reader, mut writer) = pipe().context("make pipe")?;
+    let (reader, writer) = pipe().context("make pipe")?;
     let reserve = end.saturating_duration_since(Instant::now()) / RESERVE;
     let child = Child::spawn(|| {
         // Both lead to the container's mounts as they are outside, where volumes can be written.
         let _ = close(rootfs.as_fd().as_raw_fd());
         let _ = close(lock.as_raw_fd());
-        let answer = inside(refused, end - reserve).map_err(|error| format!("{error:#}"));
-        let told =
-            serde_json::to_vec(&answer).ok().and_then(|answer| writer.write_all(&answer).ok());
-        i32::from(told.is_none())
+        i32::from(answer::tell(&inside(refused, end - reserve), &writer).is_err())
     });
     let child = child.context("fork")?;
     drop(writer);
-    let answer = listen(reader, end);
+    let answer = answer::listen(reader, end);
     // Whatever it started ends with it: it is pid 1 of their namespace.
     let status = child.kill().context("kill jail")?;
     let answer = answer.with_context(|| format!("update {name}"))?;
     ensure!(!answer.is_empty(), "update {name}: jail ended without an answer: {status:?}");
-    let answer: Result<T, String> = serde_json::from_slice(&answer).context("understand jail")?;
-    answer.map_err(|reason| anyhow!("update {name}: {reason}"))
+    answer::understand(&answer).with_context(|| format!("update {name}"))
 }
 
 /// Locks the working directory against other hooks, for as long as this process or its child has it open.
@@ -114,19 +108,4 @@ fn isolate() -> nix::Result<Vec<String>> {
 
 fn names(refused: &[(CloneFlags, &str)]) -> Vec<String> {
     refused.iter().map(|(_, name)| format!("{name} namespace")).collect()
-}
-
-/// Reads what the jail answers, until it ends.
-fn listen(mut pipe: PipeReader, deadline: Instant) -> Result<Vec<u8>> {
-    let (mut answer, mut buffer) = (Vec::new(), [0; 4096]);
-    loop {
-        let spoke = readable(&pipe, deadline).context("poll jail")?;
-        ensure!(spoke, "killed, for its time was up");
-        let count = pipe.read(&mut buffer).context("read from jail")?;
-        if count == 0 {
-            return Ok(answer);
-        }
-        answer.extend_from_slice(&buffer[..count]);
-        ensure!(answer.len() <= ANSWER_LIMIT, "its answer is larger than {ANSWER_LIMIT} bytes");
-    }
 }
