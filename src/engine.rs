@@ -25,7 +25,6 @@ use search_path::SearchPath;
 
 mod base;
 mod choice;
-mod conf;
 mod found;
 mod glibc;
 mod legacy;

@@ -1,18 +1,20 @@
 //! `/etc/ld.so.conf`: which directories a container's linker configuration has already, and what to add to it.
 
 use std::collections::HashSet;
-use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 
 use crate::glob;
 use crate::jail::Changes;
 use crate::root::Root;
 use crate::update::LibDir;
 
-const CONF: &str = "/etc/ld.so.conf";
+mod lines;
+
+use lines::{CONF, parts};
+pub(crate) use lines::{Lines, Source, is_space};
+
 const CONF_DIR: &str = "/etc/ld.so.conf.d";
 
 /// Our files, by fixed names so that a second run finds them. The first sorts before others, so that injected libraries
@@ -23,16 +25,6 @@ const LAST: &str = "/etc/ld.so.conf.d/zz-nvcr-ldcache.conf";
 
 /// How our files begin. They are known by it, too, for a link or a pattern may give them another name.
 const MARK: &str = "# nri-ldcache: ";
-
-/// What a configuration may cost to read, each file and all of them: an image has one of a few hundred bytes.
-const FILE_LIMIT: u64 = 1 << 20;
-const TOTAL_LIMIT: usize = 4 << 20;
-const MAX_FILES: usize = 1000;
-const MAX_MATCHES: usize = 10_000;
-/// ldconfig follows includes until it runs out of descriptors.
-const MAX_DEPTH: usize = 32;
-/// No path is longer (`PATH_MAX`, limits.h), and so is none that a longer pattern matches.
-const MAX_PATTERN: usize = 4096;
 
 /// What is to be written for a container's linker to search more directories.
 #[derive(Debug, PartialEq, Eq)]
@@ -118,19 +110,20 @@ fn system_dirs(debian: bool, arch: &str) -> &'static [&'static str] {
     }
 }
 
-/// Where configuration files are read from.
-pub(crate) trait Source {
-    fn read(&self, path: &[u8]) -> Result<Option<Vec<u8>>>;
-    fn list(&self, dir: &[u8]) -> Result<Vec<Vec<u8>>>;
-}
+/// The files of a configuration without our own.
+struct Others<'a, S>(&'a S);
 
-impl Source for Root {
+impl<S: Source> Source for Others<'_, S> {
     fn read(&self, path: &[u8]) -> Result<Option<Vec<u8>>> {
-        Self::read(self, Path::new(OsStr::from_bytes(path)), FILE_LIMIT)
+        let name = |path| parts(path).last();
+        if [FIRST, LAST].iter().any(|ours| name(path) == name(ours.as_bytes())) {
+            return Ok(None);
+        }
+        Ok(self.0.read(path)?.filter(|text| !text.starts_with(MARK.as_bytes())))
     }
 
     fn list(&self, dir: &[u8]) -> Result<Vec<Vec<u8>>> {
-        Self::list(self, Path::new(OsStr::from_bytes(dir)))
+        self.0.list(dir)
     }
 }
 
@@ -145,15 +138,14 @@ pub(crate) struct Conf {
     typed: Vec<String>,
     pub(crate) includes_ours: bool,
     known: HashSet<String>,
-    files: usize,
-    bytes: usize,
-    matches: usize,
 }
 
 impl Conf {
     pub(crate) fn read(source: &impl Source) -> Result<Self> {
-        let mut conf = Self::default();
-        conf.file(source, CONF.as_bytes(), 0)?;
+        let lines = Lines::read(&Others(source))?;
+        let includes_ours = lines.patterns.iter().any(|pattern| includes_ours(pattern));
+        let mut conf = Self { includes_ours, ..Self::default() };
+        lines.dirs.iter().for_each(|line| conf.dir(line));
         Ok(conf)
     }
 
@@ -163,45 +155,10 @@ impl Conf {
         dirs.iter().map(LibDir::as_str).filter(|dir| !known(dir)).collect()
     }
 
-    /// Reads one file as glibc's `parse_conf` does (elf/ldconfig.c): a `#` or a NUL ends a line; blanks before it do not
-    /// count, and behind it only those of a directory; `include` takes several patterns, and is written in small letters.
-    fn file(&mut self, source: &impl Source, path: &[u8], depth: usize) -> Result<()> {
-        let name = path.rsplit(|byte| *byte == b'/').next();
-        if [FIRST, LAST].iter().any(|ours| name == ours.as_bytes().rsplit(|b| *b == b'/').next()) {
-            return Ok(());
-        }
-        if depth > MAX_DEPTH {
-            return Ok(());
-        }
-        // ldconfig reads a file as often as it is included: loops within loops would take it for ever.
-        self.files += 1;
-        ensure!(self.files <= MAX_FILES, "{CONF} includes more than {MAX_FILES} files");
-        let Some(text) = source.read(path)? else { return Ok(()) };
-        self.bytes += text.len();
-        ensure!(self.bytes <= TOTAL_LIMIT, "{CONF} includes more than {TOTAL_LIMIT} bytes");
-        if text.starts_with(MARK.as_bytes()) {
-            return Ok(());
-        }
-        for line in text.split(|byte| *byte == b'\n') {
-            let line = line.split(|byte| b"#\0".contains(byte)).next().unwrap_or_default();
-            let line = &line[line.iter().position(|byte| !is_space(byte)).unwrap_or(line.len())..];
-            let mut words = line.split(|byte| matches!(byte, b' ' | b'\t'));
-            let word = words.next().unwrap_or_default();
-            if word.len() < line.len() && word == b"include" {
-                for pattern in words.filter(|pattern| !pattern.is_empty()) {
-                    self.include(source, path, pattern, depth)?;
-                }
-            } else if word.len() == line.len() || !word.eq_ignore_ascii_case(b"hwcap") {
-                self.dir(line);
-            }
-        }
-        Ok(())
-    }
-
     /// Takes a line that is a directory. `DIR=TYPE` is one for older versions of glibc and none for newer ones, and so not known: a
     /// directory that is added twice does no harm, and one that is not added at all does.
     fn dir(&mut self, line: &[u8]) {
-        let end = line.iter().rposition(|byte| !is_space(byte)).map_or(0, |last| last + 1);
+        let end = line.iter().rposition(|byte| !is_space(*byte)).map_or(0, |last| last + 1);
         let parse = |line| str::from_utf8(line).ok()?.parse::<LibDir>().ok();
         if let Some(equals) = line.iter().position(|byte| *byte == b'=') {
             self.typed.extend(parse(&line[..equals]).map(|dir| dir.to_string()));
@@ -212,78 +169,13 @@ impl Conf {
             self.dirs.push(dir.to_string());
         }
     }
-
-    fn include(
-        &mut self,
-        source: &impl Source,
-        from: &[u8],
-        pattern: &[u8],
-        depth: usize,
-    ) -> Result<()> {
-        let base = from.rsplitn(2, |byte| *byte == b'/').nth(1).unwrap_or_default();
-        let pattern = if pattern.starts_with(b"/") {
-            pattern.to_owned()
-        } else {
-            [base, b"/", pattern].concat()
-        };
-        // With a slash behind it, it may mean directories alone.
-        if pattern.len() >= MAX_PATTERN || pattern.ends_with(b"/") {
-            return Ok(());
-        }
-        self.expect_ours(&pattern);
-        for path in self.expand(source, &pattern)? {
-            self.file(source, &path, depth + 1)?;
-        }
-        Ok(())
-    }
-
-    /// Our files may not be there yet; what counts is that they will be included.
-    fn expect_ours(&mut self, pattern: &[u8]) {
-        let parts = |path: &'_ [u8]| {
-            path.split(|byte| *byte == b'/')
-                .filter(|part| !part.is_empty())
-                .map(<[u8]>::to_vec)
-                .collect::<Vec<_>>()
-        };
-        let (pattern, ours) = (parts(pattern), parts(FIRST.as_bytes()));
-        self.includes_ours |= pattern.len() == ours.len()
-            && pattern.iter().zip(&ours).all(|(pattern, name)| glob::matches(pattern, name));
-    }
-
-    /// Expands a pattern as glob(3) does: component by component, sorted.
-    fn expand(&mut self, source: &impl Source, pattern: &[u8]) -> Result<Vec<Vec<u8>>> {
-        let mut paths = vec![Vec::new()];
-        // The components since the last one with a wildcard.
-        let mut plain = Vec::new();
-        for part in pattern.split(|byte| *byte == b'/').filter(|part| !part.is_empty()) {
-            if !glob::is_pattern(part) {
-                plain.extend([b"/", part].concat());
-                continue;
-            }
-            let mut next = Vec::new();
-            for path in paths {
-                let path = [path, plain.clone()].concat();
-                let names = source.list(if path.is_empty() { b"/" } else { &path })?;
-                self.matches += 1 + names.len();
-                ensure!(
-                    self.matches <= MAX_MATCHES,
-                    "include {} looks at more than {MAX_MATCHES} names",
-                    pattern.escape_ascii()
-                );
-                let names = names.iter().filter(|name| *name != b"." && *name != b"..");
-                let names = names.filter(|name| glob::matches(part, name));
-                next.extend(names.map(|name| [&path, &b"/"[..], name].concat()));
-            }
-            paths = next;
-            plain.clear();
-        }
-        Ok(paths.into_iter().map(|path| [path, plain.clone()].concat()).collect())
-    }
 }
 
-/// isspace(3) of the C locale.
-fn is_space(byte: &u8) -> bool {
-    matches!(byte, b' ' | b'\t'..=b'\r')
+/// Will our files be included by a pattern? They may not be there yet.
+fn includes_ours(pattern: &[u8]) -> bool {
+    let (patterns, names) = (parts(pattern), parts(FIRST.as_bytes()));
+    patterns.clone().count() == names.clone().count()
+        && patterns.zip(names).all(|(pattern, name)| glob::matches(pattern, name))
 }
 
 #[cfg(test)]
@@ -376,9 +268,12 @@ mod tests {
         let deep = format!("include {}\n", "/a".repeat(500_000));
         conf(&[("/etc/ld.so.conf", deep.leak())]);
         let lines = (0..).map(|number| format!("/{number:x}\n"));
-        let many: String = lines.take(130_000).collect();
-        assert_eq!(conf(&[("/etc/ld.so.conf", many.leak())]).dirs.len(), 130_000);
-        let large: &str = "/dir\n".repeat((1 << 20) / 5).leak();
+        let many: String = lines.take(100_000).collect();
+        assert_eq!(conf(&[("/etc/ld.so.conf", many.leak())]).dirs.len(), 100_000);
+        let more: &str = "/dir\n".repeat(100_001).leak();
+        let error = Conf::read(&BTreeMap::from([("/etc/ld.so.conf", more)])).unwrap_err();
+        assert!(error.to_string().contains("more than 100000 lines"), "{error}");
+        let large: &str = "#dir\n".repeat((1 << 20) / 5).leak();
         let names = ["/etc/a", "/etc/b", "/etc/c", "/etc/d", "/etc/e"];
         let main = ("/etc/ld.so.conf", "include /etc/a /etc/b /etc/c /etc/d /etc/e\n");
         let files = names.into_iter().map(|name| (name, large)).chain([main]);
@@ -406,7 +301,7 @@ mod tests {
             }
         }
         let error = Conf::read(&Endless).unwrap_err().to_string();
-        assert!(error.contains("looks at more than 10000 names"), "{error}");
+        assert!(error.contains("look at more than 10000 names"), "{error}");
     }
 
     #[test]

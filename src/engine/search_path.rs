@@ -5,9 +5,9 @@ use std::path::Path;
 
 use anyhow::{Result, ensure};
 
-use super::conf::{self, is_space};
 use super::glibc::Glibc;
 use super::legacy;
+use crate::ld_so_conf::{Lines, is_space};
 use crate::root::{Dir, Id, Kind, Root};
 
 /// Most directories; a system with everything has 50, and some dozens of hwcaps subdirectories.
@@ -42,7 +42,7 @@ impl SearchPath {
     pub(super) fn of(root: &Root, glibc: &Glibc, first: &[&[u8]]) -> Result<Self> {
         let mut path = Self::default();
         let debian = root.is_file(Path::new("/etc/debian_version"));
-        let configured = conf::lines(root)?;
+        let configured = Lines::read(root)?.dirs;
         let lines = first.iter().copied().chain(configured.iter().map(Vec::as_slice));
         lines.into_iter().try_for_each(|line| path.add(root, line, glibc.is_legacy()))?;
         let system = glibc.system_dirs(debian);

@@ -104,7 +104,9 @@ impl Ldconfig {
     }
 
     fn include(&mut self, files: &Files, from: &[u8], pattern: &[u8]) {
-        if pattern.is_empty() || pattern.ends_with(b"/") {
+        let last = pattern.split(|byte| *byte == b'/').rfind(|part| !part.is_empty());
+        let wild = last.is_some_and(|last| last.iter().any(|byte| b"*?[\\".contains(byte)));
+        if pattern.is_empty() || pattern.ends_with(b"/") && wild {
             return;
         }
         let base = from.iter().rposition(|byte| *byte == b'/').unwrap_or(0);
