@@ -3,15 +3,20 @@
 //! Only there with the feature `fuzzing`. No part of the program, and no interface that anybody may rely on.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::Result;
 use nri::api::{Container, PodSandbox};
 
 use crate::config::Settings;
+use crate::engine::Glibc;
+use crate::hook::Done;
+use crate::jail::{MountInfo, answer};
 use crate::ld_so_conf::{Conf, Source};
+use crate::report::{self, Report};
 use crate::update::LibDir;
-use crate::{explain, oci};
+use crate::{explain, musl, oci};
 
 /// The root in a bundle's `config.json`.
 pub fn root(config: &[u8]) -> Result<PathBuf> {
@@ -57,6 +62,59 @@ impl LdSoConf {
     pub fn missing<'a>(&self, dirs: &'a [LibDir], system: &[&str]) -> Vec<&'a str> {
         self.0.missing(dirs, system)
     }
+}
+
+/// A mount table.
+#[derive(Debug)]
+pub struct Mounts(MountInfo);
+
+impl Mounts {
+    /// Reads a table.
+    pub fn parse(table: &[u8]) -> Self {
+        Self(MountInfo::parse(table))
+    }
+
+    /// What is mounted below and at `root`.
+    pub fn points_below(&self, root: &Path) -> Vec<&Path> {
+        self.0.points_below(root).collect()
+    }
+
+    /// Procfs and sysfs that can be reached below `root`, and other filesystems there.
+    pub fn visible_below(&self, root: &Path) -> [Vec<PathBuf>; 2] {
+        [self.0.pseudo_filesystems_below(root), self.0.visible_below(root)]
+    }
+
+    /// What can be written through below `root`.
+    pub fn writable_below(&self, root: &Path) -> Option<&Path> {
+        self.0.writable_below(root)
+    }
+}
+
+/// What a jail's answer means.
+pub fn understand(bytes: &[u8]) -> Result<Done> {
+    answer::understand(bytes)
+}
+
+/// The answer of a jail.
+pub fn tell(done: &Result<Done>) -> Result<Vec<u8>> {
+    let mut told = Vec::new();
+    answer::tell(done, &mut told)?;
+    Ok(told)
+}
+
+/// The report of a run, and the most bytes of one.
+pub fn report(done: &Result<Done>) -> (Report, u64) {
+    (Report::new("c1", Duration::from_micros(1), done), report::LIMIT)
+}
+
+/// What a musl loader shall search.
+pub fn searched(dirs: &[&str], before: Option<&[u8]>) -> Option<Vec<u8>> {
+    musl::searched(dirs, before)
+}
+
+/// What a loader of glibc tells.
+pub fn glibc(loader: &[u8]) -> Glibc {
+    Glibc::read(loader)
 }
 
 /// Files by their paths, which are as the kernel reads them where there are no links.

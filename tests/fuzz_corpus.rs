@@ -110,6 +110,21 @@ fn trunks() -> Result<()> {
 }
 
 #[test]
+fn mount_tables() -> Result<()> {
+    run("mountinfo")
+}
+
+#[test]
+fn answers() -> Result<()> {
+    run("answer")
+}
+
+#[test]
+fn loaders_and_their_files() -> Result<()> {
+    run("loader")
+}
+
+#[test]
 fn every_target_has_a_corpus_and_a_fuzzer() -> Result<()> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz");
     let manifest = fs::read_to_string(dir.join("Cargo.toml"))?;

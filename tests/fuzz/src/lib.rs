@@ -5,10 +5,15 @@
 pub mod oci;
 // What an image tells its linker.
 pub mod ld_so_conf;
+pub mod loader;
 // What else is in an image.
 pub mod elf;
 pub mod engine;
 pub mod ld_so_cache;
+// What the kernel tells of its volumes.
+pub mod mountinfo;
+// What a process among its files tells us.
+pub mod answer;
 // What a pod tells the daemon.
 pub mod policy;
 // What an operator tells it.
@@ -20,7 +25,7 @@ pub mod mux;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 8] = [
+pub const TARGETS: [Target; 11] = [
     ("oci", oci::check),
     ("ld_so_conf", ld_so_conf::check),
     ("elf", elf::check),
@@ -29,4 +34,7 @@ pub const TARGETS: [Target; 8] = [
     ("policy", policy::check),
     ("config", config::check),
     ("mux", mux::check),
+    ("mountinfo", mountinfo::check),
+    ("answer", answer::check),
+    ("loader", loader::check),
 ];
