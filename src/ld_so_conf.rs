@@ -300,7 +300,8 @@ mod tests {
                 Ok((0..100).map(|i| format!("{i}.conf").into_bytes()).collect())
             }
         }
-        let error = Conf::read(&Endless).unwrap_err().to_string();
+        let error = format!("{:#}", Conf::read(&Endless).unwrap_err());
+        assert!(error.contains("include /*/*/*/*/*.conf: "), "{error}");
         assert!(error.contains("look at more than 10000 names"), "{error}");
     }
 

@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
 use crate::glob;
 use crate::root::Root;
@@ -109,7 +109,9 @@ impl Lines {
         if pattern.len() >= MAX_PATTERN || directories || depth >= MAX_DEPTH {
             return Ok(());
         }
-        let mut paths = self.expand(source, &pattern)?;
+        let paths = self.expand(source, &pattern);
+        let mut paths =
+            paths.with_context(|| format!("include {}", String::from_utf8_lossy(&pattern)))?;
         self.patterns.push(pattern);
         // glob(3) sorts what it found as whole paths.
         paths.sort();
