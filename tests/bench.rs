@@ -213,7 +213,8 @@ fn hook_on(root: &Path, scratch: &Path, by: Option<&str>, engine: &str) -> Comma
         }
         None => Command::new(BINARY),
     };
-    hook.args(["update-ldcache", "--folder=/opt/driver", "--engine", engine]);
+    // Under strace(1) ldconfig takes longer than a hook usually may.
+    hook.args(["update-ldcache", "--timeout=60", "--folder=/opt/driver", "--engine", engine]);
     hook.arg("--container-spec").arg(&state);
     hook.arg("--report-dir").arg(scratch.join("reports"));
     hook
