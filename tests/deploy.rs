@@ -12,6 +12,7 @@ use anyhow::{Context, Result, ensure};
 use crate::chart::{self, Chart, NAMESPACE, REPOSITORY};
 use crate::containerd::Containerd;
 use crate::cri::Sandbox;
+use crate::endpoint::sample;
 use crate::gpu;
 use crate::kubelet::{Get, RunningPod};
 use crate::matrix::binary;
@@ -60,13 +61,13 @@ fn lifecycle(release: Release, helm: &str) -> Result<()> {
     let agent = RunningPod::start(&containerd, &one.pod("DaemonSet", "nri-ldcache")?)?;
     agent.wait_until_ready()?;
     ensure!(agent.is_alive()?, "{}", agent.logs());
-    let without = metric(&agent, "nri_ldcache_containers_without_hook")?;
-    ensure!(without == "1", "{without} containers without a hook, and there is one");
+    let without = metric(&agent, "containers_without_hook")?;
+    ensure!(without == 1.0, "{without} containers without a hook, and there is one");
     let pod = GpuPod::start(&containerd)?;
     let first = pod.good()?;
-    for (name, value) in [("registered", "1"), ("hooks_injected_total", "1")] {
-        let is = metric(&agent, &format!("nri_ldcache_{name}"))?;
-        ensure!(is == value, "{name} is {is}");
+    for name in ["registered", "hooks_injected_total"] {
+        let is = metric(&agent, name)?;
+        ensure!(is == 1.0, "{name} is {is}");
     }
     helm_test(&containerd, &one, &agent)?;
 
@@ -176,11 +177,9 @@ fn known_as(
     done
 }
 
-fn metric(agent: &RunningPod<'_>, name: &str) -> Result<String> {
+fn metric(agent: &RunningPod<'_>, name: &str) -> Result<f64> {
     let get = Get { path: "/metrics".to_owned(), port: 9177 };
-    let metrics = agent.get(&get).map_err(anyhow::Error::msg)?.body;
-    let line = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    Ok(line.with_context(|| format!("no {name} in {metrics}"))?.to_owned())
+    sample(&agent.get(&get)?.body, name)
 }
 
 /// The node's files: name, kind, mode, owner, target, and of a file its size and time.

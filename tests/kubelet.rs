@@ -12,6 +12,7 @@ use k8s_cri::v1;
 
 use crate::containerd::Containerd;
 use crate::cri::Sandbox;
+use crate::endpoint::{self, Answer};
 use translation::Container;
 pub(crate) use translation::{Get, PodSpec};
 
@@ -65,10 +66,12 @@ impl<'a> RunningPod<'a> {
         ensure!(probes().count() > 0, "a pod without a readiness probe is always ready");
         let start = Instant::now();
         for probe in probes() {
-            while self.get(probe).map(|answer| answer.code) != Ok(200) {
-                let logs: String = self.spec.containers.iter().map(|it| self.log(it)).collect();
+            loop {
                 let seen = self.get(probe);
-                ensure!(start.elapsed() < PATIENCE, "not ready: {seen:?}\n{logs}");
+                if seen.as_ref().is_ok_and(|answer| answer.status == 200) {
+                    break;
+                }
+                ensure!(start.elapsed() < PATIENCE, "not ready: {seen:?}\n{}", self.logs());
                 thread::sleep(Duration::from_millis(50));
             }
         }
@@ -78,21 +81,14 @@ impl<'a> RunningPod<'a> {
     /// Do its liveness probes succeed?
     pub(crate) fn is_alive(&self) -> Result<bool> {
         let probes = self.spec.containers.iter().filter_map(|it| it.liveness.as_ref());
-        let codes = probes.map(|probe| Ok(self.get(probe).map_err(anyhow::Error::msg)?.code));
+        let codes = probes.map(|probe| Ok(self.get(probe)?.status));
         Ok(codes.collect::<Result<Vec<_>>>()?.iter().all(|code| *code == 200))
     }
 
     /// Asks the pod itself, from its node.
-    pub(crate) fn get(&self, get: &Get) -> Result<Answer, String> {
-        let ip = self.sandbox.ip().map_err(|error| format!("{error:#}"))?;
-        let request = format!("GET {} HTTP/1.0\r\nHost: {ip}\r\n\r\n", get.path);
-        let script = "printf %s \"$1\" | busybox nc -w 5 \"$2\" \"$3\"";
-        let port = get.port.to_string();
-        let mut shell = self.containerd.node().command("sh");
-        shell.args(["-c", script, "sh", &request, &ip, &port]);
-        let output = shell.output().map_err(|error| error.to_string())?;
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        Answer::parse(&text).ok_or(text)
+    pub(crate) fn get(&self, get: &Get) -> Result<Answer> {
+        let address = format!("{}:{}", self.ip()?, get.port);
+        endpoint::get_inside(self.containerd.node(), &address, &get.path)
     }
 
     /// Its address.
@@ -133,21 +129,6 @@ impl<'a> RunningPod<'a> {
     /// Ends it as a kubelet does: SIGTERM, and after the grace period SIGKILL.
     pub(crate) fn stop(self) -> Result<()> {
         self.ids.iter().try_for_each(|id| self.sandbox.stop(id, self.spec.grace))
-    }
-}
-
-/// An answer by HTTP.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Answer {
-    pub(crate) code: u16,
-    pub(crate) body: String,
-}
-
-impl Answer {
-    fn parse(text: &str) -> Option<Self> {
-        let (head, body) = text.split_once("\r\n\r\n")?;
-        let code = head.split(' ').nth(1)?.parse().ok()?;
-        Some(Self { code, body: body.to_owned() })
     }
 }
 
