@@ -314,4 +314,4 @@ impl Dynamic {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -11,23 +11,23 @@
 use std::path::Path;
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Error, Result};
 
 pub use glibc::Glibc;
 pub use links::{Links, NoLinks};
 
-use crate::ld_so_cache::{self, Cache};
-use crate::root::Root;
+use crate::ld_so_cache::{Cache, Entry, Plan, is_wild};
+use crate::root::{Id, Root};
 use base::Base;
-use found::{Found, Label};
+use libraries::{Label, Libraries};
 use search::Search;
 use search_path::SearchPath;
 
 mod base;
 mod choice;
-mod found;
 mod glibc;
 mod legacy;
+mod libraries;
 mod links;
 mod listing;
 mod search;
@@ -55,83 +55,169 @@ pub struct Made {
     pub links: usize,
     /// Why the image's cache was no base, where one was wanted.
     pub fallback: Option<String>,
+    /// Its new entries.
+    libraries: Libraries,
 }
 
-/// Makes the cache of everything that the linker searches: `first`, then what the configuration says.
+impl Made {
+    /// The entries of libraries in directories where a runtime put files; not those of which the image's cache spoke.
+    pub fn added(&self) -> impl Iterator<Item = Entry<'_>> {
+        self.libraries.added()
+    }
+}
+
+/// Directories of an update.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Dirs<'a> {
+    /// Those that are searched before all that the configuration says.
+    pub first: &'a [&'a str],
+    /// Those where a runtime put files.
+    pub added: &'a [&'a str],
+}
+
+/// Makes the cache of everything that the linker searches.
 ///
 /// # Errors
 ///
 /// What can't be searched is named. What is not made at `end` is not made at all.
-pub fn full(root: &Root, first: &[&str], links: &mut dyn Links, end: Instant) -> Result<Made> {
+pub fn full(root: &Root, dirs: Dirs<'_>, links: &mut dyn Links, end: Instant) -> Result<Made> {
     let before = root.read(Path::new(CACHE), CACHE_LIMIT).ok().flatten();
     let generator = before.as_deref().and_then(|file| Cache::parse(file).ok()?.generator());
     let glibc = Glibc::of(root).or_generator(generator);
     drop(before);
-    let path = search_path(root, &glibc, first)?;
-    build(Search::new(root, &glibc, links, end), path, Base::default())
+    let path = search_path(root, &glibc, dirs)?;
+    let search = Search::new(root, &glibc, links, end);
+    let plan = build(search, path, &Base::default(), &ids(root, dirs))?;
+    plan.map_err(Error::msg)?.apply(Vec::new())
 }
 
 /// Makes the same cache as [`full`] if the image's was current, and reads only what that does not know: directories
-/// that are new in the configuration, lie on a mount, or were changed after the cache was; and of `added`, where a runtime
-/// put files, those files that no entry speaks of.
+/// that are new in the configuration, lie on a mount, or were changed after the cache was; and of those where a runtime put
+/// files, the files that no entry speaks of.
 ///
 /// Without a cache that can be relied on it is [`full`], and the reason is told.
 pub fn incremental(
     root: &Root,
-    first: &[&str],
-    added: &[&str],
+    dirs: Dirs<'_>,
     links: &mut dyn Links,
     end: Instant,
 ) -> Result<Made> {
-    let file = root.read(Path::new(CACHE), CACHE_LIMIT);
-    let file = file.map_err(|error| format!("{error:#}"));
-    let fallback = match file.and_then(|file| file.ok_or("the image has none".to_owned())) {
-        Err(reason) => reason,
-        Ok(file) => {
-            let cache = Cache::parse(&file).map_err(|error| error.to_string());
-            let generator = cache.as_ref().ok().and_then(Cache::generator);
-            let glibc = Glibc::of(root).or_generator(generator);
-            let path = search_path(root, &glibc, first)?;
-            match cache.and_then(|cache| Base::new(root, &glibc, &path, cache, added)) {
-                Ok(base) => return build(Search::new(root, &glibc, links, end), path, base),
-                Err(reason) => reason,
-            }
-        }
+    let reason = match root.read(Path::new(CACHE), CACHE_LIMIT) {
+        Err(error) => format!("{error:#}"),
+        Ok(None) => "the image has none".to_owned(),
+        Ok(Some(file)) => match update(root, file, dirs, links, end)? {
+            Ok(made) => return Ok(made),
+            Err(reason) => reason,
+        },
     };
-    Ok(Made { fallback: Some(fallback), ..full(root, first, links, end)? })
+    Ok(Made { fallback: Some(reason), ..full(root, dirs, links, end)? })
 }
 
-fn search_path(root: &Root, glibc: &Glibc, first: &[&str]) -> Result<SearchPath> {
-    let first: Vec<_> = first.iter().map(|dir| dir.as_bytes()).collect();
+/// Why a cache can't be relied on.
+type Reason = String;
+
+/// Makes a cache of the image's, or tells why that can't be relied on.
+fn update(
+    root: &Root,
+    file: Vec<u8>,
+    dirs: Dirs<'_>,
+    links: &mut dyn Links,
+    end: Instant,
+) -> Result<Result<Made, Reason>> {
+    let cache = match Cache::parse(&file) {
+        Ok(cache) => cache,
+        Err(malformed) => return Ok(Err(malformed.to_string())),
+    };
+    let glibc = Glibc::of(root).or_generator(cache.generator());
+    let (path, added) = (search_path(root, &glibc, dirs)?, ids(root, dirs));
+    let base = match Base::new(root, &glibc, &path, cache, &added) {
+        Ok(base) => base,
+        Err(error) => return Ok(Err(format!("{error:#}"))),
+    };
+    let planned = build(Search::new(root, &glibc, links, end), path, &base, &added)?;
+    drop(base);
+    Ok(planned.and_then(|planned| {
+        let made = planned.apply(file).map_err(|error| format!("{error:#}"))?;
+        made.is_found().map(|()| made)
+    }))
+}
+
+/// A cache, as what is to become of its base.
+struct Planned {
+    made: Made,
+    plan: Plan,
+}
+
+impl Planned {
+    fn apply(self, base: Vec<u8>) -> Result<Made> {
+        let cache = self.plan.apply(base).context("make linker cache")?;
+        Ok(Made { cache, ..self.made })
+    }
+}
+
+impl Made {
+    /// Would a loader find what was added? Not in a base that is in no order.
+    fn is_found(&self) -> Result<(), Reason> {
+        let cache = Cache::parse(&self.cache).map_err(|malformed| malformed.to_string())?;
+        match self.added().find(|new| cache.find(new.name, Some(new.flags)).is_none()) {
+            Some(lost) => {
+                Err(format!("{:?} would not be found in it", String::from_utf8_lossy(lost.name)))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+fn search_path(root: &Root, glibc: &Glibc, dirs: Dirs<'_>) -> Result<SearchPath> {
+    let first: Vec<_> = dirs.first.iter().map(|dir| dir.as_bytes()).collect();
     SearchPath::of(root, glibc, &first)
 }
 
-/// Looks through the directories that the base does not keep, and puts all together.
-fn build(mut search: Search<'_>, mut path: SearchPath, base: Base<'_>) -> Result<Made> {
+/// Where a runtime put files. By identity: links may lead to a directory, and then it is searched under another name.
+fn ids(root: &Root, dirs: Dirs<'_>) -> Vec<Id> {
+    dirs.added.iter().filter_map(|dir| root.id(dir.as_bytes())).collect()
+}
+
+/// Looks through the directories that the base does not keep, and puts all together; or tells why that base is none.
+fn build(
+    mut search: Search<'_>,
+    mut path: SearchPath,
+    base: &Base<'_>,
+    added: &[Id],
+) -> Result<Result<Planned, Reason>> {
     let (root, glibc) = (search.root, search.glibc);
-    let (mut found, mut searched, mut rank) = (Found::default(), 0, 0);
+    let (mut libraries, mut searched, mut rank) = (Libraries::default(), 0, 0);
     // Grows while it is gone through.
     while let Some(dir) = path.dirs.get(rank).cloned() {
         if !base.keeps(rank) {
-            let label = label(&path, glibc, rank)?;
-            let legacy = search.dir(&dir, label, &mut found, base.known(rank))?;
+            let label = label(&path, glibc, rank, added)?;
+            let legacy = search.dir(&dir, label, &mut libraries, base.known(rank))?;
             legacy.iter().try_for_each(|name| path.add_legacy(root, rank, name))?;
             searched += 1;
         }
         rank += 1;
     }
-    let entries = sorted::entries(base.entries, found.entries(&path.subdirectories));
+    let new = sorted::entries(libraries.entries(&path.subdirectories));
+    let wild = new.iter().find(|(entry, _)| is_wild(entry.name));
+    if let (Some((entry, _)), false) = (wild, base.merge.is_empty()) {
+        let name = String::from_utf8_lossy(entry.name);
+        return Ok(Err(format!("{name:?} has a number that overflows")));
+    }
+    let entries = base.merge.len() + new.len();
     let names: Vec<_> = path.subdirectories.iter().map(Vec::as_slice).collect();
-    let ranked = entries.iter().map(|(entry, _)| *entry);
-    let cache = ld_so_cache::write(ranked, &names, &glibc.generator(), base.strings);
-    let cache = cache.context("make linker cache")?;
+    let plan = match base.merge.plan(&new, &names, &glibc.generator()) {
+        Err(error) if !base.merge.is_empty() => return Ok(Err(format!("{error:#}"))),
+        plan => plan.context("make linker cache")?,
+    };
+    drop(new);
     search.in_time()?;
-    let (opened, links) = (search.opened, search.changed);
-    Ok(Made { cache, entries: entries.len(), searched, opened, links, fallback: None })
+    let (cache, opened, links, fallback) = (Vec::new(), search.opened, search.changed, None);
+    let made = Made { cache, entries, searched, opened, links, fallback, libraries };
+    Ok(Ok(Planned { made, plan }))
 }
 
 /// What all entries of a directory have in common.
-fn label(path: &SearchPath, glibc: &Glibc, rank: usize) -> Result<Label> {
+fn label(path: &SearchPath, glibc: &Glibc, rank: usize, added: &[Id]) -> Result<Label> {
     let dir = path.dirs.get(rank).context("find directory")?;
     let name = dir.hwcaps.as_ref();
     let subdirectory = name.and_then(|name| path.subdirectories.iter().position(|it| it == name));
@@ -140,5 +226,9 @@ fn label(path: &SearchPath, glibc: &Glibc, rank: usize) -> Result<Label> {
         false => 0,
     };
     let subdirectory = subdirectory.map(u32::try_from).transpose()?;
-    Ok(Label { flags: 0, isa_level: 0, subdirectory, legacy, rank: u32::try_from(rank)? })
+    let (is_added, rank) = (added.contains(&dir.id), u32::try_from(rank)?);
+    Ok(Label { flags: 0, isa_level: 0, subdirectory, legacy, rank, is_added })
 }
+
+#[cfg(test)]
+mod tests;

@@ -160,12 +160,13 @@ fn make_cache(
     let first: Vec<_> = plan.left_out().iter().map(String::as_str).collect();
     let added: Vec<_> = update.dirs().iter().map(LibDir::as_str).collect();
     let (root, links) = (confined.root(), &mut &*confined);
+    let dirs = engine::Dirs { first: &first, added: &added };
     let made = match update.engine() {
-        Engine::Native => engine::full(root, &first, links, end),
-        _ => engine::incremental(root, &first, &added, links, end),
+        Engine::Native => engine::full(root, dirs, links, end),
+        _ => engine::incremental(root, dirs, links, end),
     };
-    let mut made = made.context("make cache")?;
-    changes.finish(Path::new(engine::CACHE), &std::mem::take(&mut made.cache))?;
+    let made = made.context("make cache")?;
+    changes.finish(Path::new(engine::CACHE), &made.cache)?;
     Ok(made)
 }
 

@@ -5,23 +5,28 @@
 //! read as the loader reads them, with bounds where it trusts; the second alone is written. Numbers have the byte order of
 //! the machine. What is read is chosen by an attacker; no byte of it makes this panic.
 
+use std::cmp::Ordering;
 use std::fmt;
 
 use memchr::memchr;
 
+pub use merge::{Merge, Plan};
 pub use order::{compare, is_wild, libcmp};
-pub use writer::write;
 
+use record::{OLD_SIZE as OLD_ENTRY, Record, SIZE as ENTRY};
+use strings::Lines;
+
+mod merge;
 mod order;
+mod patch;
+mod record;
 mod strings;
 mod writer;
 
 const OLD_MAGIC: &[u8] = b"ld.so-1.7.0\0";
 const OLD_HEADER: usize = 16;
-const OLD_ENTRY: usize = 12;
 const MAGIC: &[u8] = b"glibc-ld.so.cache1.1";
 const HEADER: usize = 48;
-const ENTRY: usize = 24;
 /// What the hidden header is aligned to where a `u64` is.
 const ALIGN: usize = 8;
 /// `cache_extension_magic`.
@@ -209,30 +214,66 @@ impl<'a> Cache<'a> {
         self.entries.is_empty()
     }
 
-    /// The strings of entries, in their order; none in a file of the old format.
-    pub fn strings(&self) -> &'a [u8] {
-        let (start, size) = (HEADER + self.entries.len(), number(self.strings, 24));
-        let strings = self.strings.get(start..).filter(|_| self.entry == ENTRY);
-        strings.and_then(|strings| strings.get(..size? as usize)).unwrap_or_default()
-    }
-
     /// The entries, in the order of the file.
     pub fn entries(self) -> impl Iterator<Item = Result<Entry<'a>, Malformed>> {
-        let entries = self.entries.chunks_exact(self.entry).enumerate();
-        entries.map(move |(index, entry)| self.read(entry).ok_or(Malformed::Entry(index)))
+        let entries = self.records().enumerate();
+        entries.map(move |(index, it)| self.entry(&it).ok_or(Malformed::Entry(index)))
     }
 
-    fn read(&self, entry: &[u8]) -> Option<Entry<'a>> {
-        let hwcap = match entry.get(16..24).and_then(|field| field.first_chunk().copied()) {
-            Some(field) => self.hwcap(u64::from_ne_bytes(field)),
-            None => Hwcap::None,
-        };
-        Some(Entry {
-            name: string(self.strings, number(entry, 4)?)?,
-            path: string(self.strings, number(entry, 8)?)?,
-            flags: number(entry, 0)?.cast_signed(),
-            hwcap,
-        })
+    fn records(&self) -> impl Iterator<Item = Record> + use<'a> {
+        self.entries.chunks_exact(self.entry).filter_map(Record::parse)
+    }
+
+    fn record(&self, index: u32) -> Option<Record> {
+        let start = (index as usize).checked_mul(self.entry)?;
+        Record::parse(self.entries.get(start..)?.get(..self.entry)?)
+    }
+
+    fn entry(&self, record: &Record) -> Option<Entry<'a>> {
+        let name = string(self.strings, record.name)?;
+        let path = string(self.strings, record.path)?;
+        Some(Entry { name, path, flags: record.flags, hwcap: self.hwcap(record.hwcap) })
+    }
+
+    /// The first entry of a name that a loader finds, if it is one that takes only these `flags`. It bisects as `search_cache` does
+    /// (elf/dl-cache.c), and in a file that is in no order it may find nothing.
+    pub fn find(&self, name: &[u8], flags: Option<i32>) -> Option<Entry<'a>> {
+        let count = u32::try_from(self.len()).ok()?;
+        let (mut left, mut right) = (0, count);
+        while left < right {
+            // Of the middle ones it takes the same.
+            let middle = left + (right - left - 1) / 2;
+            match self.compare(name, middle)? {
+                Ordering::Less => left = middle + 1,
+                Ordering::Greater => right = middle,
+                Ordering::Equal => {
+                    let mut first = middle;
+                    while first > 0 && self.compare(name, first - 1)?.is_eq() {
+                        first -= 1;
+                    }
+                    let equal =
+                        (first..count).map_while(|index| self.record(index)).map_while(|record| {
+                            self.entry(&record).filter(|entry| libcmp(name, entry.name).is_eq())
+                        });
+                    return equal
+                        .into_iter()
+                        .find(|entry| flags.is_none_or(|it| entry.flags == it));
+                }
+            }
+        }
+        None
+    }
+
+    fn compare(&self, name: &[u8], index: u32) -> Option<Ordering> {
+        Some(libcmp(name, string(self.strings, self.record(index)?.name)?))
+    }
+
+    /// The strings of entries.
+    fn lines(&self) -> Lines<'a> {
+        let (start, size) = (HEADER + self.entries.len(), number(self.strings, 24));
+        let lines = self.strings.get(start..).filter(|_| self.entry == ENTRY);
+        let lines = lines.and_then(|lines| lines.get(..size? as usize));
+        Lines::new(lines.unwrap_or_default(), start)
     }
 
     fn hwcap(&self, field: u64) -> Hwcap<'a> {

@@ -1,7 +1,7 @@
 //! [`Root`]: a directory below which paths are resolved as if it were `/`. Every path that an image controls goes through here.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
@@ -17,6 +17,9 @@ mod dir;
 
 /// What a hostile directory may cost us to read.
 const MAX_ENTRIES: usize = 10_000;
+
+/// Bytes that a file may grow in memory without being moved.
+const SPARE: usize = 16 << 10;
 
 /// How often a path is tried again that another process's renames came in the way of.
 const MAX_RETRIES: usize = 1000;
@@ -68,6 +71,16 @@ impl Root {
     /// Opening does not block, and what would block whoever opens it after us, a FIFO, is an error. So is a file that is too
     /// large. Links that lead nowhere, directories and devices are no files, and harmless.
     pub fn read(&self, path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
+        self.read_into(Vec::new(), path, limit)
+    }
+
+    /// Reads a file in place of the bytes of another.
+    pub fn read_into(
+        &self,
+        mut bytes: Vec<u8>,
+        path: &Path,
+        limit: u64,
+    ) -> Result<Option<Vec<u8>>> {
         let name = path.display();
         let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
         let file = match self.open(path, flags, ResolveFlag::empty()) {
@@ -85,8 +98,14 @@ impl Root {
             _ => bail!("read {name}: not a regular file"),
         }
         let size = u64::try_from(found.st_size).unwrap_or_default().min(limit);
-        let mut bytes = Vec::with_capacity(usize::try_from(size)? + 1);
-        let read = File::from(file).take(limit + 1).read_to_end(&mut bytes);
+        let size = usize::try_from(size)?;
+        match bytes.capacity() <= size {
+            // Zeroes from the allocator are pages that nobody has touched yet.
+            true => bytes = vec![0; size + SPARE],
+            false => bytes.resize(size, 0),
+        }
+        bytes.truncate(size);
+        let read = fill(&File::from(file), &mut bytes, limit);
         read.with_context(|| format!("read {name}"))?;
         ensure!(bytes.len() as u64 <= limit, "read {name}: larger than {limit} bytes");
         Ok(Some(bytes))
@@ -154,6 +173,22 @@ impl AsFd for Root {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.dir.as_fd()
     }
+}
+
+/// Reads a file into a buffer of its size, in one go if it has not changed.
+fn fill(mut file: &File, bytes: &mut Vec<u8>, limit: u64) -> io::Result<()> {
+    let mut filled = 0;
+    while let Some(rest) = bytes.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+        match file.read(rest) {
+            Ok(0) => break,
+            Ok(count) => filled += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    bytes.truncate(filled);
+    let more = limit.saturating_add(1).saturating_sub(filled as u64);
+    file.take(more).read_to_end(bytes).map(drop)
 }
 
 /// The kind of file that a mode of stat(2) tells.

@@ -1,7 +1,7 @@
 use super::*;
 
 /// A 64-bit library: header, program headers, dynamic section, strings, all in one segment at address 0x1000.
-pub(super) fn library(soname: &[u8], isa: Option<u32>) -> Vec<u8> {
+pub(crate) fn library(soname: &[u8], isa: Option<u32>) -> Vec<u8> {
     let mut file = vec![0; 64];
     file[..6].copy_from_slice(b"\x7fELF\x02\x01");
     put(&mut file, 16, &3u16.to_ne_bytes());

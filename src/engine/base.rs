@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use memchr::memrchr;
+use anyhow::{Context, Result, bail, ensure};
 
 use super::CACHE;
 use super::glibc::Glibc;
@@ -11,17 +11,14 @@ use super::links::is_name;
 use super::listing::Filter;
 use super::search::Known;
 use super::search_path::SearchPath;
-use super::sorted::Ranked;
-use crate::ld_so_cache::{Cache, Entry, Format, Hwcap, is_wild};
+use crate::ld_so_cache::{Cache, Entry, Format, Hwcap, Merge};
 use crate::root::{Id, Kind, Root};
 
 /// A cache, and which of its directories need not be looked through again. Empty, it is that of the full engine.
 #[derive(Debug, Default)]
 pub(super) struct Base<'a> {
-    /// Those of directories that are kept.
-    pub(super) entries: Vec<Ranked<'a>>,
-    /// All its strings.
-    pub(super) strings: &'a [u8],
+    /// The entries of directories that are kept, ranked by these.
+    pub(super) merge: Merge<'a>,
     /// By the places of directories in the search.
     dirs: Vec<Option<State<'a>>>,
 }
@@ -36,8 +33,6 @@ enum State<'a> {
     Searched,
 }
 
-type Reason = String;
-
 impl<'a> Base<'a> {
     /// Relies on a cache, or tells why it can't.
     pub(super) fn new(
@@ -45,40 +40,33 @@ impl<'a> Base<'a> {
         glibc: &Glibc,
         path: &SearchPath,
         cache: Cache<'a>,
-        added: &[&str],
-    ) -> Result<Self, Reason> {
+        added: &[Id],
+    ) -> Result<Self> {
         check(glibc, cache)?;
-        let written = root.changed(Path::new(CACHE)).ok_or("it can't be dated")?;
-        // By identity: links may lead to a directory, and then it is searched under another name.
-        let added: Vec<Id> = added.iter().filter_map(|dir| root.id(dir.as_bytes())).collect();
-        let dirs = path.dirs.iter().enumerate().map(|(rank, dir)| (dir.path.as_slice(), rank));
-        let ranks: HashMap<&[u8], usize> = dirs.collect();
+        let written = root.changed(Path::new(CACHE)).context("it can't be dated")?;
+        let ranks = path.dirs.iter().enumerate().map(|(rank, dir)| (dir.path.as_slice(), rank));
+        let ranks: HashMap<&[u8], usize> = ranks.collect();
         let filter = Filter {
             hwcaps: false,
             legacy: glibc.is_legacy(),
             temporary: glibc.skips_temporary_files(),
         };
         let listed = |name: &[u8]| filter.takes(name, Kind::File);
-        let entries = Vec::with_capacity(cache.len());
-        let dirs = path.dirs.iter().map(|_| None).collect();
-        let mut base = Self { entries, strings: cache.strings(), dirs };
+        let mut dirs: Vec<_> = path.dirs.iter().map(|_| None).collect();
         let mut last: Option<(&[u8], Option<usize>)> = None;
-        for entry in cache.entries() {
-            let entry = entry.map_err(|error| error.to_string())?;
-            let (dir, file) = split(&entry)?;
+        let merge = Merge::of(cache, |entry, dir| {
+            let (dir, file) = split(entry, dir)?;
             // Neighbours are often of one directory.
             let rank = match last {
                 Some((last, rank)) if last == dir => rank,
                 _ => find(root, path, &ranks, dir)?,
             };
             last = Some((dir, rank));
-            let Some(rank) = rank else { continue }; // not searched any more
-            let Some(state) = base.dirs.get_mut(rank) else { continue };
-            let state = state.get_or_insert_with(|| state_of(root, path, rank, written, &added));
+            let Some(rank) = rank else { return Ok(None) }; // not searched any more
+            let Some(state) = dirs.get_mut(rank) else { return Ok(None) };
+            let state = state.get_or_insert_with(|| state_of(root, path, rank, written, added));
             match state {
-                State::Kept => {
-                    base.entries.push((entry, u32::try_from(rank).map_err(|e| e.to_string())?));
-                }
+                State::Kept => return Ok(Some(u32::try_from(rank)?)),
                 State::Known(known) if file == entry.name && listed(file) => {
                     known.insert(file, entry.flags);
                 }
@@ -86,8 +74,10 @@ impl<'a> Base<'a> {
                 State::Known(_) => *state = State::Searched,
                 State::Searched => {}
             }
-        }
-        Ok(base)
+            Ok(None)
+        })?;
+        ensure!(!merge.is_wild(), "it has a name whose number overflows");
+        Ok(Self { merge, dirs })
     }
 
     /// Need the directory not be looked through?
@@ -105,37 +95,22 @@ impl<'a> Base<'a> {
 }
 
 /// Is it a cache that the container's own ldconfig, or this engine, would write?
-fn check(glibc: &Glibc, cache: Cache<'_>) -> Result<(), Reason> {
-    if cache.format() != Format::New {
-        return Err("it has an old format".to_owned());
-    }
+fn check(glibc: &Glibc, cache: Cache<'_>) -> Result<()> {
+    ensure!(cache.format() == Format::New, "it has an old format");
     let (theirs, ours) = (cache.generator().unwrap_or_default(), glibc.generator());
-    if theirs != ours {
-        let [theirs, ours] = [theirs, &ours].map(String::from_utf8_lossy);
-        return Err(format!("it is by {theirs:?} and not by {ours:?}"));
-    }
+    let [theirs, ours] = [theirs, &ours].map(String::from_utf8_lossy);
+    ensure!(theirs == ours, "it is by {theirs:?} and not by {ours:?}");
     Ok(())
 }
 
 /// Directory and file of an entry that is like those of ldconfig.
-fn split<'a>(entry: &Entry<'a>) -> Result<(&'a [u8], &'a [u8]), Reason> {
-    let odd = |what: &str| Err(format!("{:?} {what}", String::from_utf8_lossy(entry.name)));
-    if is_wild(entry.name) {
-        return odd("has a number that overflows");
-    }
-    if matches!(entry.hwcap, Hwcap::Legacy(_)) {
-        return odd("is for legacy hwcaps");
-    }
-    if !is_name(entry.name) {
-        return odd("is no name of a file");
-    }
-    match memrchr(b'/', entry.path) {
-        Some(slash) => {
-            let (dir, file) = entry.path.split_at_checked(slash).unwrap_or_default();
-            Ok((dir, file.get(1..).unwrap_or_default()))
-        }
-        None => odd("is in no directory"),
-    }
+fn split<'a>(entry: &Entry<'a>, dir: Option<&'a [u8]>) -> Result<(&'a [u8], &'a [u8])> {
+    let name = || String::from_utf8_lossy(entry.name);
+    ensure!(!matches!(entry.hwcap, Hwcap::Legacy(_)), "{:?} is for legacy hwcaps", name());
+    let dir = dir.with_context(|| format!("{:?} is in no directory", name()))?;
+    let file = entry.path.get(dir.len() + 1..).unwrap_or_default();
+    ensure!(is_name(entry.name), "{:?} is no name of a file", name());
+    Ok((dir, file))
 }
 
 /// The place of an entry's directory in the search, if it has one.
@@ -144,18 +119,16 @@ fn find(
     path: &SearchPath,
     ranks: &HashMap<&[u8], usize>,
     dir: &[u8],
-) -> Result<Option<usize>, Reason> {
+) -> Result<Option<usize>> {
     if let Some(rank) = ranks.get(dir) {
         return Ok(Some(*rank));
     }
-    let id = root.dir(dir).map_err(|error| format!("{error:#}"))?.map(|dir| dir.id());
-    match path.dirs.iter().find(|other| Some(other.id) == id) {
-        Some(other) => {
-            let [dir, other] = [dir, &other.path].map(String::from_utf8_lossy);
-            Err(format!("{dir} is searched as {other} now"))
-        }
-        None => Ok(None),
+    let id = root.dir(dir)?.map(|dir| dir.id());
+    if let Some(other) = path.dirs.iter().find(|other| Some(other.id) == id) {
+        let [dir, other] = [dir, &other.path].map(String::from_utf8_lossy);
+        bail!("{dir} is searched as {other} now");
     }
+    Ok(None)
 }
 
 /// Hwcaps subdirectories are read again when they may have changed, for their entries do not tell a file's name from the

@@ -7,8 +7,8 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 
 use super::choice::{Choice, Soname, Told};
-use super::found::{Found, Label};
 use super::glibc::Glibc;
+use super::libraries::{Label, Libraries};
 use super::links::Links;
 use super::listing::{Filter, Index, Listing, contains};
 use super::search_path::SearchDir;
@@ -71,7 +71,7 @@ impl<'a> Search<'a> {
         &mut self,
         searched: &SearchDir,
         label: Label,
-        found: &mut Found,
+        found: &mut Libraries,
         known: Option<&Known<'_>>,
     ) -> Result<Vec<Vec<u8>>> {
         let Some(mut dir) = self.root.dir(&searched.path)? else { return Ok(Vec::new()) };
@@ -82,10 +82,12 @@ impl<'a> Search<'a> {
         let (path, leads) = (searched.path.as_slice(), Vec::new());
         let mut place = Place { path, dir: &dir, listing: &listing, index: &index, leads };
         let mut choice = Choice::default();
+        let none = Known::new();
+        let known = known.unwrap_or(&none);
         let told = self.read(&mut place, &mut choice, known).with_context(name)?;
         choice.make(&listing, &told, searched.flags).with_context(name)?;
         drop(told);
-        self.emit(searched, &place, &choice, label, found).with_context(name)?;
+        self.emit(searched, &place, &choice, label, known, found).with_context(name)?;
         Ok(listing.subdirectories)
     }
 
@@ -102,14 +104,13 @@ impl<'a> Search<'a> {
         &mut self,
         place: &mut Place<'_>,
         choice: &mut Choice,
-        known: Option<&Known<'_>>,
+        known: &Known<'_>,
     ) -> Result<Vec<Option<Told>>> {
-        let (listing, none) = (place.listing, Known::new());
+        let listing = place.listing;
         let all = 0..listing.len();
         let follow = |at| listing.follow(place.dir, place.index, at);
         place.leads = all.clone().map(follow).collect();
         let mut told = vec![None; listing.len()];
-        let known = known.unwrap_or(&none);
         self.assume(place, known, choice, &mut told)?;
         for at in all.clone().filter(|at| !listing.is_link(*at)) {
             if told.get(at).is_some_and(Option::is_none) {
@@ -231,7 +232,8 @@ impl<'a> Search<'a> {
         place: &Place<'_>,
         choice: &Choice,
         label: Label,
-        found: &mut Found,
+        known: &Known<'_>,
+        found: &mut Libraries,
     ) -> Result<()> {
         for chosen in choice.chosen.iter().rev() {
             self.in_time()?;
@@ -244,7 +246,9 @@ impl<'a> Search<'a> {
                     false => name,
                 },
             };
-            let label = Label { flags: chosen.flags, isa_level: chosen.isa_level, ..label };
+            let (flags, isa_level) = (chosen.flags, chosen.isa_level);
+            let is_added = label.is_added && !known.contains_key(soname);
+            let label = Label { flags, isa_level, is_added, ..label };
             found.push(&searched.path, file, soname, label)?;
         }
         Ok(())
@@ -289,7 +293,7 @@ fn major(name: &[u8]) -> &[u8] {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{NoLinks, full};
+    use super::super::{Dirs, NoLinks, full};
     use super::*;
     use std::time::Duration;
 
@@ -298,7 +302,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir_all(dir.path().join("lib")).unwrap();
         let root = Root::at(dir.path()).unwrap();
-        let in_time = |end| full(&root, &["/lib"], &mut NoLinks, end);
+        let in_time = |end| full(&root, Dirs { first: &["/lib"], added: &[] }, &mut NoLinks, end);
         assert!(in_time(Instant::now() + Duration::from_secs(60)).is_ok());
         let error = in_time(Instant::now()).unwrap_err();
         assert_eq!(error.to_string(), "its time was up");

@@ -9,22 +9,16 @@ pub(super) type Ranked<'a> = (Entry<'a>, u32);
 const MAX_INSERTED: usize = 10_000;
 
 /// Sorts entries as `add_to_cache` does (elf/cache.c): it puts each behind its equals, so that of two libraries with one
-/// name the first directory's is found. Those that are `kept` are in order, most likely.
+/// name the first directory's is found.
 ///
-/// With names whose numbers overflow there is no order, and what comes out depends on the way: then it is ldconfig's. None of
-/// those is kept.
-pub(super) fn entries<'a>(
-    kept: Vec<Ranked<'a>>,
-    found: impl Iterator<Item = Ranked<'a>>,
-) -> Vec<Ranked<'a>> {
-    let (count, mut all) = (kept.len(), kept);
-    all.extend(found);
-    let wild = all.iter().skip(count).any(|(entry, _)| is_wild(entry.name));
+/// With names whose numbers overflow there is no order, and what comes out depends on the way: then it is ldconfig's.
+pub(super) fn entries<'a>(found: impl Iterator<Item = Ranked<'a>>) -> Vec<Ranked<'a>> {
+    let mut all: Vec<_> = found.collect();
+    let wild = all.iter().any(|(entry, _)| is_wild(entry.name));
     if wild && all.len() <= MAX_INSERTED {
         return inserted(all);
     }
-    // Stable, and quick where much is in order already. A comparison that is no order may make it panic; here a wild
-    // name's place is arbitrary, as long as it is one.
+    // Stable. A comparison that is no order may make it panic; here a wild name's place is arbitrary, as long as it is one.
     match wild {
         true => all.sort_by(|left, right| right.0.name.cmp(left.0.name)),
         false => all.sort_by(|left, right| compare(&left.0, &right.0).then(left.1.cmp(&right.1))),

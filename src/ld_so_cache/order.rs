@@ -9,30 +9,53 @@ use super::{Entry, Hwcap};
 /// The numbers are C's `int` and overflow, and bytes are C's `char`, which has a sign on x86 and none on ARM.
 pub fn libcmp(mut left: &[u8], mut right: &[u8]) -> Ordering {
     loop {
-        let (Some(&a), b) = (left.first(), right.first().copied().unwrap_or_default()) else {
-            return character(0).cmp(&character(right.first().copied().unwrap_or_default()));
-        };
+        // What both start with says nothing, up to the number in which they may differ.
+        let mut same = common(left, right);
+        while let Some(before) = same.checked_sub(1)
+            && left.get(before).is_some_and(u8::is_ascii_digit)
+        {
+            same = before;
+        }
+        left = left.get(same..).unwrap_or_default();
+        right = right.get(same..).unwrap_or_default();
+        let [a, b] = [left, right].map(|rest| rest.first().copied().unwrap_or_default());
         match (a.is_ascii_digit(), b.is_ascii_digit()) {
             (true, true) => match integer(&mut left).wrapping_sub(integer(&mut right)) {
-                0 => continue,
+                0 => {}
                 difference => return difference.cmp(&0),
             },
             (true, false) => return Ordering::Greater,
             (false, true) => return Ordering::Less,
-            (false, false) if a != b => return character(a).cmp(&character(b)),
-            (false, false) => {}
+            (false, false) => return character(a).cmp(&character(b)),
         }
-        left = left.get(1..).unwrap_or_default();
-        right = right.get(1..).unwrap_or_default();
     }
 }
 
-fn integer(text: &mut &[u8]) -> i32 {
-    let mut value = 0i32;
-    while let Some((digit, rest)) = text.split_first().filter(|(digit, _)| digit.is_ascii_digit()) {
-        value = value.wrapping_mul(10).wrapping_add(i32::from(digit - b'0'));
-        *text = rest;
+/// How many bytes both start with.
+fn common(left: &[u8], right: &[u8]) -> usize {
+    let mut same = 0;
+    for (left, right) in left.as_chunks::<8>().0.iter().zip(right.as_chunks::<8>().0) {
+        let differing = u64::from_le_bytes(*left) ^ u64::from_le_bytes(*right);
+        if differing != 0 {
+            return same + differing.trailing_zeros() as usize / 8;
+        }
+        same += 8;
     }
+    while let (Some(left), Some(right)) = (left.get(same), right.get(same))
+        && left == right
+    {
+        same += 1;
+    }
+    same
+}
+
+fn integer(text: &mut &[u8]) -> i32 {
+    let (mut value, mut digits) = (0i32, 0);
+    while let Some(digit) = text.get(digits).filter(|byte| byte.is_ascii_digit()) {
+        value = value.wrapping_mul(10).wrapping_add(i32::from(digit - b'0'));
+        digits += 1;
+    }
+    *text = text.get(digits..).unwrap_or_default();
     value
 }
 
@@ -46,15 +69,22 @@ fn character(byte: u8) -> i32 {
 
 /// Has the name a number that overflows? [`libcmp`] is no order among such names: it may say a < b < c < a.
 pub fn is_wild(name: &[u8]) -> bool {
-    let mut digits = 0;
-    name.iter().any(|byte| {
-        match byte {
-            b'0' if digits == 0 => {}
-            b'0'..=b'9' => digits += 1,
-            _ => digits = 0,
+    let is_digit = |at: usize| name.get(at).is_some_and(u8::is_ascii_digit);
+    let mut at = 9;
+    while at < name.len() {
+        // Of ten digits one is at a tenth place, counted from a byte that is none, and five more are on a side of it.
+        if is_digit(at) && (is_digit(at - 5) || is_digit(at + 5)) {
+            let start = (0..at).rev().take_while(|at| is_digit(*at)).last().unwrap_or(at);
+            let zeros = (start..).take_while(|at| name.get(*at) == Some(&b'0')).count();
+            let digits = (start..).take_while(|at| is_digit(*at)).count();
+            if digits - zeros > 9 {
+                return true;
+            }
+            at = start + digits;
         }
-        digits > 9
-    })
+        at += 10;
+    }
+    false
 }
 
 /// Compares entries as `compare` does (elf/cache.c): descending, so that a newer library is found first; those of

@@ -1,51 +1,37 @@
-//! The strings of a cache file: sorted by their ends, so that one which ends another shares its bytes.
+//! The strings of a cache file: lines that end with NUL, sorted by their ends, so that a string which ends another is a part of
+//! its line.
 
 use std::cmp::Ordering;
+use std::ops::Range;
 
-use memchr::{memchr, memrchr};
+use anyhow::{Context, Result};
+use memchr::{memchr, memchr_iter, memrchr};
 
 use super::MAX_STRING;
+use super::patch::Patch;
 
-/// Appends strings to a file as `stringtable_finalize` does (elf/stringtable.c), and tells the place of each in the file.
+/// Appends the used lines of another cache and new strings to a file, as `stringtable_finalize` does (elf/stringtable.c).
 ///
-/// Some may lie in `old`, the strings of another cache. Those are in order already, and only the others are sorted.
-pub(super) fn append<'a>(
-    file: &mut Vec<u8>,
-    old: &'a [u8],
-    strings: impl Iterator<Item = &'a [u8]> + Clone,
-) -> Option<Vec<u32>> {
-    let mut old = Old::new(old);
-    let mut known: Vec<Option<usize>> = strings.clone().map(|string| old.find(string)).collect();
-    // The end of a line that nobody uses is as good as new.
-    known.iter_mut().for_each(|place| *place = place.filter(|at| old.is_used(*at)));
-    let new = strings.enumerate().zip(&known).filter(|(_, known)| known.is_none());
-    let mut new: Vec<_> = new.map(|(new, _)| new).collect();
-    new.sort_unstable_by(|left, right| from_the_end(left.1, right.1));
-    let (mut new, mut lines) = (new.into_iter().peekable(), old.lines().peekable());
-    let (mut table, mut moves) = (Table { file, last: None }, Moves::default());
-    let mut places = vec![0; known.len()];
-    let mut before = (0, &[][..]);
-    loop {
-        let is_before = |(_, new): &(_, &[u8])| {
-            lines.peek().is_none_or(|(_, old)| from_the_end(new, old).is_lt())
-        };
-        if let Some((index, string)) = new.next_if(is_before) {
-            let place = table.put(string)?;
-            moves.share(before, string, place)?;
-            *places.get_mut(index)? = place;
-        } else if let Some((start, line)) = lines.next() {
-            moves.push(start, table.put(line)?)?;
-            before = (start, line);
-        } else {
-            break;
-        }
+/// Returns where the old ones are now, and the place of each new one in the file. The old ones are in order already: runs of
+/// them are kept as they are, and the place of a new one among them is found by bisection.
+pub(super) fn append(
+    file: &mut Patch,
+    old: &Lines<'_>,
+    strings: &[&[u8]],
+) -> Result<(Moves, Vec<u32>)> {
+    let mut sorted: Vec<_> = strings.iter().copied().enumerate().collect();
+    sorted.sort_unstable_by(|left, right| from_the_end(left.1, right.1));
+    let mut table = Table { file, old, last: None, before: 0..0, moves: Moves::default() };
+    let mut places = vec![0; strings.len()];
+    let (is_used_up, mut from) = (old.is_used_up(), 0);
+    for (index, string) in sorted {
+        let place = old.place(from, string).context("strings of the old cache are no lines")?;
+        table.keep(from..place, is_used_up)?;
+        from = place;
+        *places.get_mut(index).context("find string")? = table.insert(string)?;
     }
-    for (place, known) in places.iter_mut().zip(known) {
-        if let Some(at) = known {
-            *place = moves.apply(at)?;
-        }
-    }
-    Some(places)
+    table.keep(from..old.bytes.len(), is_used_up)?;
+    Ok((table.moves, places))
 }
 
 /// Descending by the bytes from the end; of two of which one ends the other, the longer first.
@@ -54,103 +40,213 @@ fn from_the_end(left: &[u8], right: &[u8]) -> Ordering {
 }
 
 /// The strings of another cache, and which lines of them are used.
-struct Old<'a> {
+#[derive(Debug, Default)]
+pub(super) struct Lines<'a> {
     bytes: &'a [u8],
+    /// Where they are in their file.
+    start: usize,
     /// A bit for each place where a line may start.
     used: Vec<u64>,
+    /// How many lines are used.
+    count: usize,
 }
 
-impl<'a> Old<'a> {
-    fn new(bytes: &'a [u8]) -> Self {
-        Self { bytes, used: vec![0; bytes.len() / 64 + 1] }
+impl<'a> Lines<'a> {
+    /// The lines that start somewhere in a file.
+    pub(super) fn new(bytes: &'a [u8], start: usize) -> Self {
+        Self { bytes, start, used: vec![0; bytes.len() / 64 + 1], count: 0 }
     }
 
-    /// Where a string lies, if it is in here. If it is a line, that is used.
-    fn find(&mut self, string: &[u8]) -> Option<usize> {
-        let at = string.as_ptr().addr().checked_sub(self.bytes.as_ptr().addr())?;
-        if self.bytes.get(at + string.len()) != Some(&0) {
-            return None;
+    pub(super) fn bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+
+    /// Uses the line that starts at a place of the file, if one does.
+    pub(super) fn take(&mut self, at: usize) -> bool {
+        let Some(line) = at.checked_sub(self.start) else { return false };
+        let before = line.checked_sub(1).map_or(Some(&0), |before| self.bytes.get(before));
+        let starts = before == Some(&0) && line < self.bytes.len();
+        if starts && let Some(bits) = self.used.get_mut(line / 64) {
+            self.count += usize::from(*bits >> (line % 64) & 1 == 0);
+            *bits |= 1 << (line % 64);
         }
-        if at.checked_sub(1).is_none_or(|before| self.bytes.get(before) == Some(&0)) {
-            self.used.get_mut(at / 64).into_iter().for_each(|bits| *bits |= 1 << (at % 64));
-        }
-        Some(at)
+        starts
     }
 
     /// Is the line used in which a place is? Not if it starts farther off than a path is long, for that would have to be
     /// looked for, again and again.
-    fn is_used(&self, at: usize) -> bool {
+    pub(super) fn is_used(&self, at: usize) -> bool {
+        let Some(at) = at.checked_sub(self.start) else { return false };
         let first = at.saturating_sub(MAX_STRING);
-        let nul = self.bytes.get(first..at).and_then(|before| memrchr(0, before));
-        match nul {
+        self.bytes.get(first..at).is_some_and(|before| match memrchr(0, before) {
             Some(nul) => self.starts(first + nul + 1),
             None => first == 0 && self.starts(0),
-        }
+        })
     }
 
     fn starts(&self, line: usize) -> bool {
         self.used.get(line / 64).is_some_and(|bits| bits >> (line % 64) & 1 != 0)
     }
 
-    /// The lines that are used, and where they start.
-    fn lines(&self) -> impl Iterator<Item = (usize, &'a [u8])> {
-        let mut next = 0;
-        let lines = std::iter::from_fn(move || {
-            let (start, rest) = (next, self.bytes.get(next..)?);
-            let end = memchr(0, rest)?;
-            next += end + 1;
-            Some((start, rest.get(..end)?))
-        });
-        lines.filter(|(start, _)| self.starts(*start))
+    /// Is every line used?
+    fn is_used_up(&self) -> bool {
+        self.bytes.last().is_none_or(|last| *last == 0)
+            && memchr_iter(0, self.bytes).count() == self.count
+    }
+
+    /// The line that starts at a place, if it is no longer than a path.
+    fn line(&self, start: usize) -> Option<&'a [u8]> {
+        let rest = self.bytes.get(start..)?;
+        let rest = rest.get(..MAX_STRING).unwrap_or(rest);
+        rest.get(..memchr(0, rest)?)
+    }
+
+    /// Where the first line starts, from a line on, that a string does not come behind; nowhere if a line on the way there is
+    /// longer than a path.
+    ///
+    /// It is in order between its new neighbours, even where the lines have none: both were compared.
+    fn place(&self, from: usize, string: &[u8]) -> Option<usize> {
+        let (mut low, mut high) = (from, self.bytes.len());
+        while low < high {
+            let middle = low + (high - low) / 2;
+            let first = low.max(middle.saturating_sub(MAX_STRING));
+            let start = match memrchr(0, self.bytes.get(first..middle)?) {
+                Some(nul) => first + nul + 1,
+                None if first == low => low,
+                None => return None,
+            };
+            let line = self.line(start)?;
+            match from_the_end(line, string) {
+                Ordering::Less => low = start + line.len() + 1,
+                Ordering::Equal | Ordering::Greater => high = start,
+            }
+        }
+        Some(low)
+    }
+
+    /// The runs of used lines among those of a range.
+    fn runs(&self, range: Range<usize>) -> impl Iterator<Item = Range<usize>> {
+        let mut next = range.start;
+        std::iter::from_fn(move || {
+            let mut run: Option<Range<usize>> = None;
+            while let Some(rest) = self.bytes.get(next..range.end).filter(|rest| !rest.is_empty()) {
+                let start = next;
+                next += memchr(0, rest).map_or(rest.len(), |nul| nul + 1);
+                match (&mut run, self.starts(start)) {
+                    (Some(run), true) => run.end = next,
+                    (None, true) => run = Some(start..next),
+                    (Some(_), false) => break,
+                    (None, false) => {}
+                }
+            }
+            run
+        })
     }
 }
 
 /// The strings at the end of a file.
-struct Table<'a> {
-    file: &'a mut Vec<u8>,
-    /// Where the last string starts that was put there.
-    last: Option<usize>,
+struct Table<'t, 'a> {
+    file: &'t mut Patch,
+    old: &'t Lines<'a>,
+    /// The last line.
+    last: Option<&'t [u8]>,
+    /// The last old line, in its own table.
+    before: Range<usize>,
+    moves: Moves,
 }
 
-impl Table<'_> {
-    /// Puts a string behind all others, unless it ends the last of them, and tells its place.
-    fn put(&mut self, string: &[u8]) -> Option<u32> {
-        let last = self.last.and_then(|last| self.file.get(last..)?.strip_suffix(b"\0"));
-        if !last.is_some_and(|last| last.ends_with(string)) {
-            self.last = Some(self.file.len());
-            self.file.extend_from_slice(string);
-            self.file.push(0);
+impl<'t> Table<'t, '_> {
+    /// Keeps the used lines of a range.
+    fn keep(&mut self, range: Range<usize>, is_used_up: bool) -> Result<()> {
+        match is_used_up {
+            true => self.keep_run(range),
+            false => self.old.runs(range).try_for_each(|run| self.keep_run(run)),
         }
-        u32::try_from(self.file.len() - 1 - string.len()).ok()
+    }
+
+    fn keep_run(&mut self, mut run: Range<usize>) -> Result<()> {
+        // Of a new string those that end it are a part.
+        while let Some(line) = self.old.line(run.start)
+            && !run.is_empty()
+            && self.ends_last(line)
+        {
+            let place = self.put(line)?;
+            self.moves.push(self.old.start + run.start, place)?;
+            self.before = run.start..run.start + line.len();
+            run.start += line.len() + 1;
+        }
+        if run.is_empty() {
+            return Ok(());
+        }
+        let lines = self.old.bytes.get(run.clone()).and_then(|lines| lines.strip_suffix(b"\0"));
+        let lines = lines.context("find lines")?;
+        let last = memrchr(0, lines).map_or(0, |nul| nul + 1);
+        self.last = lines.get(last..);
+        self.before = run.start + last..run.start + lines.len();
+        let run = self.old.start + run.start..self.old.start + run.end;
+        self.moves.push(run.start, u32::try_from(self.file.len())?)?;
+        self.file.keep(run);
+        Ok(())
+    }
+
+    /// Puts a new string behind the old lines that were kept, and tells its place. What the last of them has in common with its
+    /// end is shared with the new one from now on.
+    fn insert(&mut self, string: &'t [u8]) -> Result<u32> {
+        let place = self.put(string)?;
+        let before = self.old.bytes.get(self.before.clone()).context("find line")?;
+        let pairs = before.iter().rev().zip(string.iter().rev());
+        let common = pairs.take_while(|(left, right)| left == right).count();
+        if common > 0 {
+            let from = u32::try_from(string.len() - common)?;
+            self.moves.push(self.old.start + self.before.end - common, place + from)?;
+        }
+        Ok(place)
+    }
+
+    /// Puts a string behind all others, unless it ends the last of them, and tells its place.
+    fn put(&mut self, string: &'t [u8]) -> Result<u32> {
+        if !self.ends_last(string) {
+            self.last = Some(string);
+            self.file.push(string);
+            self.file.push(&[0]);
+        }
+        Ok(u32::try_from(self.file.len() - 1 - string.len())?)
+    }
+
+    fn ends_last(&self, string: &[u8]) -> bool {
+        self.last.is_some_and(|last| last.ends_with(string))
     }
 }
 
-/// Where old strings are now: those from a place on, up to the next that is in here, moved as far as it did.
-#[derive(Default)]
-struct Moves(Vec<(u32, u32)>);
+/// Where old strings are now: those from a place on, up to the next that is in here, moved by a distance.
+#[derive(Debug, Default)]
+pub(super) struct Moves(Vec<(u32, u32)>);
 
 impl Moves {
-    fn push(&mut self, old: usize, new: u32) -> Option<()> {
-        let old = u32::try_from(old).ok()?;
-        let is_far = |(from, to): &(u32, u32)| to.wrapping_sub(*from) != new.wrapping_sub(old);
-        if self.0.last().is_none_or(is_far) {
-            self.0.push((old, new));
+    fn push(&mut self, old: usize, new: u32) -> Result<()> {
+        let old = u32::try_from(old)?;
+        let distance = new.wrapping_sub(old);
+        if self.0.last().is_none_or(|(_, last)| *last != distance) {
+            self.0.push((old, distance));
         }
-        Some(())
+        Ok(())
     }
 
-    /// What a new string that was put behind a line has in common with its end is shared with the new one from now on.
-    fn share(&mut self, (start, line): (usize, &[u8]), string: &[u8], place: u32) -> Option<()> {
-        let pairs = line.iter().rev().zip(string.iter().rev());
-        let common = pairs.take_while(|(left, right)| left == right).count();
-        let from = u32::try_from(string.len() - common).ok()?;
-        if common == 0 { Some(()) } else { self.push(start + line.len() - common, place + from) }
+    /// Moves the places of a name and a path.
+    pub(super) fn apply(&self, [name, path]: [u32; 2]) -> Option<[u32; 2]> {
+        let (distance, end) = self.distance(path)?;
+        // The name is the end of the path, most often.
+        let of_name = match name >= path && name < end {
+            true => distance,
+            false => self.distance(name)?.0,
+        };
+        Some([name.wrapping_add(of_name), path.wrapping_add(distance)])
     }
 
-    fn apply(&self, old: usize) -> Option<u32> {
-        let old = u32::try_from(old).ok()?;
+    /// How far what is at a place was moved, and up to which place.
+    fn distance(&self, old: u32) -> Option<(u32, u32)> {
         let next = self.0.partition_point(|(from, _)| *from <= old);
-        let (from, to) = self.0.get(next.checked_sub(1)?)?;
-        to.checked_add(old - from)
+        let (_, distance) = self.0.get(next.checked_sub(1)?)?;
+        Some((*distance, self.0.get(next).map_or(u32::MAX, |(from, _)| *from)))
     }
 }

@@ -6,6 +6,12 @@ fn entry<'a>(name: &'a str, path: &'a str) -> Entry<'a> {
     Entry { name: name.as_bytes(), path: path.as_bytes(), flags: 0x303, hwcap: Hwcap::None }
 }
 
+fn write(entries: &[Entry<'_>], subdirectories: &[&[u8]], generator: &[u8]) -> Vec<u8> {
+    let ranked: Vec<_> = entries.iter().map(|entry| (*entry, 0)).collect();
+    let plan = Merge::default().plan(&ranked, subdirectories, generator).unwrap();
+    plan.apply(Vec::new()).unwrap()
+}
+
 fn sample() -> Vec<u8> {
     let v3 = Hwcap::Subdirectory { name: b"x86-64-v3", isa_level: 2 };
     let entries = [
@@ -13,7 +19,7 @@ fn sample() -> Vec<u8> {
         entry("libb.so.2", "/l/libb.so.2"),
         Entry { flags: 3, hwcap: Hwcap::Legacy(1 << 50), ..entry("liba.so.1", "/k/liba.so.1") },
     ];
-    write(entries.into_iter(), &[b"x86-64-v2"], b"tests", &[]).unwrap()
+    write(&entries, &[b"x86-64-v2"], b"tests")
 }
 
 #[test]
@@ -26,34 +32,103 @@ fn what_is_written_is_read() {
     assert_eq!(entries[0].hwcap, Hwcap::Subdirectory { name: b"x86-64-v3", isa_level: 2 });
     assert_eq!(entries[1], entry("libb.so.2", "/l/libb.so.2"));
     assert_eq!((entries[2].flags, entries[2].hwcap), (3, Hwcap::Legacy(1 << 50)));
-    let again = write(entries.into_iter(), &[b"x86-64-v2"], b"tests", &[]).unwrap();
+    let again = write(&entries, &[b"x86-64-v2"], b"tests");
     assert_eq!(again, file);
 }
 
 #[test]
-fn strings_of_another_cache_give_the_same_file() {
+fn a_merge_is_what_all_would_be_written_as() {
     let file = sample();
     let cache = Cache::parse(&file).unwrap();
-    let old: Vec<_> = cache.entries().map(Result::unwrap).collect();
+    let old: Vec<_> = cache.entries().map(|entry| (entry.unwrap(), 0)).collect();
     let new = [
         entry("liba.so.1", "/a/liba.so.1"), // goes to the end of the other, which has its name
         entry("liba.so.1", "/z/k/liba.so.1"), // has the other at its end
         entry("libb.so.2", "/l/libb.so.2"), // is there
         entry("libc.so", "/l/libz.so.1"),
     ];
+    let new = new.map(|entry| (entry, 1));
     for chosen in 0u32..1 << 7 {
-        let all = old.iter().chain(&new).enumerate();
-        let entries = all.filter(|(at, _)| chosen & 1 << at != 0).map(|(_, entry)| *entry);
-        let mut entries: Vec<_> = entries.collect();
-        entries.sort_by(compare);
-        let write = |old| write(entries.iter().copied(), &[b"x86-64-v4"], b"tests", old).unwrap();
-        assert_eq!(write(cache.strings()), write(&[]), "{entries:?}");
+        let mut index = 0;
+        let mut is_chosen = || {
+            index += 1;
+            chosen & 1 << (index - 1) != 0
+        };
+        let merge = Merge::of(cache, |_, _| Ok(is_chosen().then_some(0))).unwrap();
+        let new = new.iter().filter(|_| is_chosen()).copied();
+        let mut new: Vec<_> = new.collect();
+        new.sort_by(|left, right| compare(&left.0, &right.0));
+        let kept = old.iter().enumerate().filter(|(index, _)| chosen & 1 << index != 0);
+        let mut all: Vec<_> = kept.map(|(_, entry)| *entry).chain(new.iter().copied()).collect();
+        all.sort_by(|left, right| compare(&left.0, &right.0).then(left.1.cmp(&right.1)));
+        let plan = |merge: &Merge<'_>, new: &[_]| merge.plan(new, &[b"x86-64-v4"], b"tests");
+        let merged = plan(&merge, &new).unwrap().apply(file.clone()).unwrap();
+        let anew = plan(&Merge::default(), &all).unwrap().apply(Vec::new()).unwrap();
+        assert_eq!(merged, anew, "{all:?}");
+        assert_eq!(Cache::parse(&merged).unwrap().len(), all.len());
     }
 }
 
 #[test]
+fn a_kept_directory_is_kept_as_a_whole() {
+    let names = ["libc.so.3", "libb.so.2", "liba.so.1"];
+    let paths = names.map(|name| format!("/l/{name}"));
+    let entries: Vec<_> = names.iter().zip(&paths).map(|(name, path)| entry(name, path)).collect();
+    let file = write(&entries, &[], b"");
+    let mut asked = Vec::new();
+    let merge = Merge::of(Cache::parse(&file).unwrap(), |entry, dir| {
+        asked.push((entry.name, dir));
+        Ok((entry.name != b"libc.so.3").then_some(7))
+    });
+    assert_eq!(merge.unwrap().len(), 2);
+    assert_eq!(asked, [(&b"libc.so.3"[..], Some(&b"/l"[..])), (b"libb.so.2", Some(b"/l"))]);
+}
+
+#[test]
+fn numbers_that_overflow_are_found_in_names_and_not_in_directories() {
+    for (name, path, is_wild) in [
+        ("liba.so.1", "/build-20240101123456/liba.so.1", false),
+        ("liba.so.20240101123456", "/l/liba.so.20240101123456", true),
+    ] {
+        let file = write(&[entry(name, path)], &[], b"");
+        let merge = Merge::of(Cache::parse(&file).unwrap(), |_, _| Ok(Some(0))).unwrap();
+        assert_eq!(merge.is_wild(), is_wild, "{path}");
+    }
+}
+
+#[test]
+fn names_are_found_as_the_loader_finds_them() {
+    let of = |name, path, flags| Entry { flags, ..entry(name, path) };
+    let entries = [
+        of("libb.so.10", "/l/libb.so.10", 0x303),
+        of("libb.so.2", "/l/libb.so.2", 0x303),
+        of("libb.so.2", "/l32/libb.so.2", 3),
+        of("libb.so.2", "/m/libb.so.2", 0x303),
+        of("liba.so.1", "/l/liba.so.1", 0x303),
+    ];
+    let file = write(&entries, &[], b"");
+    let cache = Cache::parse(&file).unwrap();
+    for (name, flags, path) in [
+        ("libb.so.10", None, Some("/l/libb.so.10")),
+        ("libb.so.2", Some(0x303), Some("/l/libb.so.2")),
+        ("libb.so.2", Some(3), Some("/l32/libb.so.2")),
+        ("libb.so.02", None, Some("/l/libb.so.2")), // so does the loader
+        ("liba.so.1", Some(3), None),
+        ("liba.so", None, None),
+        ("libc.so", None, None),
+    ] {
+        let found = cache.find(name.as_bytes(), flags).map(|entry| entry.path);
+        assert_eq!(found, path.map(str::as_bytes), "{name}");
+    }
+    // A name that stands where it does not belong is not found.
+    let file = write(&[entries[4], entries[0], entries[1]], &[], b"");
+    assert_eq!(Cache::parse(&file).unwrap().find(b"liba.so.1", None), None);
+    assert_eq!(Cache::parse(&write(&[], &[], b"")).unwrap().find(b"x", None), None);
+}
+
+#[test]
 fn strings_that_end_others_share_their_bytes() {
-    let file = write([entry("libb.so.2", "/l/libb.so.2")].into_iter(), &[], b"", &[]).unwrap();
+    let file = write(&[entry("libb.so.2", "/l/libb.so.2")], &[], b"");
     let cache = Cache::parse(&file).unwrap();
     assert_eq!(number(cache.strings, 24), Some(13));
     assert!(cache.entries().all(|entry| entry.is_ok_and(|entry| entry.name == b"libb.so.2")));
@@ -72,7 +147,7 @@ fn old_formats_are_read() {
     let found = cache.entries().next().unwrap().unwrap();
     assert_eq!((found.name, found.path, found.flags), (&b"liba"[..], &b"/liba"[..], 3));
     old.resize(old.len().next_multiple_of(8), 0);
-    let plain = write([entry("libb.so.2", "/l/libb.so.2")].into_iter(), &[], b"x", &[]).unwrap();
+    let plain = write(&[entry("libb.so.2", "/l/libb.so.2")], &[], b"x");
     let mut both = [old, plain].concat();
     // Extensions count from the start of the file.
     let moved = both.len();
@@ -122,7 +197,7 @@ fn entries_that_share_a_long_string_are_refused_soon() {
     let cache = Cache::parse(&file).unwrap();
     assert_eq!(cache.entries().filter(Result::is_err).count(), count as usize);
     let longest = ["/", &"x".repeat(MAX_STRING - 2)].concat();
-    let file = write([entry("libx.so", &longest)].into_iter(), &[], b"", &[]).unwrap();
+    let file = write(&[entry("libx.so", &longest)], &[], b"");
     assert!(Cache::parse(&file).unwrap().entries().all(|entry| entry.is_ok()));
 }
 
@@ -161,5 +236,18 @@ fn names_are_ordered_by_their_numbers() {
     let wild: [&[u8]; 2] = [b"liba.so.2147483649", b"liba.so.1"];
     assert_eq!(libcmp(wild[0], wild[1]), Ordering::Less);
     assert_eq!(libcmp(wild[1], wild[0]), Ordering::Less);
+}
+
+#[test]
+fn numbers_of_more_than_nine_digits_are_wild_wherever_they_are() {
+    for (before, zeros, digits, after) in (0..25usize)
+        .flat_map(|before| (0..12).map(move |zeros| (before, zeros)))
+        .flat_map(|(before, zeros)| (0..25).map(move |digits| (before, zeros, digits, digits % 12)))
+    {
+        let other = ["a1-", "b23456789c", "000000000000d", "7."][before % 4];
+        let parts = [&"x".repeat(before), other, &"0".repeat(zeros), &"7".repeat(digits), "-8"];
+        let name = parts.concat() + &"y9".repeat(after);
+        assert_eq!(is_wild(name.as_bytes()), digits > 9, "{name}");
+    }
     assert!(is_wild(b"liba.so.20240101123456") && !is_wild(b"liba.so.0000000000123"));
 }

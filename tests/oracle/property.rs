@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, ensure};
-use nri_ldcache::engine::{self, Links, Made};
+use nri_ldcache::engine::{self, Dirs, Links, Made};
 use nri_ldcache::root::{Dir, Root};
 
 use crate::Unjailed;
@@ -62,7 +62,7 @@ fn one(path: &Path, base: &Path, seed: u64) -> Result<[Made; 2]> {
     let cache = path.join("etc/ld.so.cache");
     // More than once, for a link that one run makes may be what another one counts.
     for _ in 0..8 {
-        let made = engine::full(&root, &[], &mut Unjailed, later())?;
+        let made = engine::full(&root, Dirs::default(), &mut Unjailed, later())?;
         fs::write(&cache, made.cache)?;
         if made.links == 0 {
             break;
@@ -73,8 +73,9 @@ fn one(path: &Path, base: &Path, seed: u64) -> Result<[Made; 2]> {
     let added = add(path, &mut random, written)?;
     let added: Vec<_> = added.iter().map(String::as_str).collect();
     let (mut ours, mut theirs) = (Remembered::default(), Remembered::default());
-    let incremental = engine::incremental(&root, &[], &added, &mut ours, later())?;
-    let full = engine::full(&root, &[], &mut theirs, later())?;
+    let dirs = Dirs { first: &[], added: &added };
+    let incremental = engine::incremental(&root, dirs, &mut ours, later())?;
+    let full = engine::full(&root, dirs, &mut theirs, later())?;
     if incremental.cache != full.cache {
         fs::write(path.join("full"), &full.cache)?;
         fs::write(path.join("incremental"), &incremental.cache)?;

@@ -1,6 +1,8 @@
 //! Caches: what is read can be written, what is written is read, and names have an order.
 
-use nri_ldcache::ld_so_cache::{Cache, Entry, Hwcap, compare, is_wild, libcmp, write};
+use std::collections::BTreeSet;
+
+use nri_ldcache::ld_so_cache::{Cache, Entry, Hwcap, Merge, compare, is_wild, libcmp};
 
 /// Reads an input as a cache if it begins as one, else as lines of name, path, flags and the subdirectory of glibc-hwcaps.
 pub fn check(data: &[u8]) {
@@ -25,6 +27,28 @@ fn file(data: &[u8]) {
         }
     }
     round(&read, cache.generator().unwrap_or_default());
+    merged(cache, data);
+}
+
+/// Merges a cache that may be in no order, and not be one, with a new entry: what is kept says what it said.
+fn merged(cache: Cache<'_>, data: &[u8]) {
+    let [name, path] = [&b"libnew.so.1"[..], b"/new/libnew.so.1"];
+    let new = [(Entry { name, path, flags: 0x303, hwcap: Hwcap::None }, 1)];
+    let mut left_out = 0..;
+    let merge = Merge::of(cache, |entry, dir| {
+        let is_kept = dir.is_some() && left_out.next().is_some_and(|number| number % 4 != 1);
+        Ok((is_kept && !matches!(entry.hwcap, Hwcap::Legacy(_))).then_some(0))
+    });
+    let Ok(merge) = merge else { return };
+    let Ok(plan) = merge.plan(&new, &[b"x86-64-v2"], b"fuzz") else { return };
+    let Ok(file) = plan.apply(data.to_vec()) else { return };
+    let made = Cache::parse(&file).expect("a cache that was merged");
+    assert_eq!(made.len(), merge.len() + 1);
+    assert_eq!(made.generator(), Some(&b"fuzz"[..]));
+    let mut old = cache.entries().map(Result::ok);
+    for entry in made.entries().map(Result::ok).filter(|entry| *entry != Some(new[0].0)) {
+        assert!(old.any(|old| old == entry), "an entry that says something else");
+    }
 }
 
 fn lines(data: &[u8]) {
@@ -46,33 +70,51 @@ fn lines(data: &[u8]) {
     for [one, two, three] in entries.as_chunks().0 {
         ordered([one, two, three]);
     }
-    // No ldconfig sorts such names in a way that could be said.
-    if !entries.iter().any(|entry| is_wild(entry.name)) {
-        entries.sort_by(compare);
-    }
     round(&entries, b"fuzz");
 }
 
-/// Writes entries and reads them again; then writes some of them, with the help of the first file and without.
+/// Writes entries and reads them again; then writes those of some directories, as a merge with the first file and without.
 fn round(entries: &[Entry<'_>], generator: &[u8]) {
-    let subdirectories: &[&[u8]] = &[b"x86-64-v2", b"x86-64-v3"];
-    let write = |entries: &[Entry<'_>], old: &[u8]| {
-        write(entries.iter().copied(), subdirectories, generator, old).expect("a small file")
+    let dirs: BTreeSet<_> = entries.iter().filter_map(|entry| dir(entry)).collect();
+    let rank = |entry: &Entry<'_>| {
+        let rank = dir(entry).map_or(0, |dir| dirs.iter().take_while(|it| **it <= dir).count());
+        rank as u32
     };
-    let written = write(entries, &[]);
+    let mut ranked: Vec<_> = entries.iter().map(|entry| (*entry, rank(entry))).collect();
+    // No ldconfig sorts such names in a way that could be said.
+    let has_order = !entries.iter().any(|entry| is_wild(entry.name));
+    if has_order {
+        ranked.sort_by(|left, right| compare(&left.0, &right.0).then(left.1.cmp(&right.1)));
+    }
+    let subdirectories: &[&[u8]] = &[b"x86-64-v2", b"x86-64-v3"];
+    let write = |merge: &Merge<'_>, new: &[(Entry<'_>, u32)], old: &[u8]| {
+        let plan = merge.plan(new, subdirectories, generator).expect("a small file");
+        plan.apply(old.to_vec()).expect("the same file")
+    };
+    let written = write(&Merge::default(), &ranked, &[]);
     let cache = Cache::parse(&written).expect("a file that was written");
     assert_eq!(cache.generator(), Some(generator));
-    let mut read: Vec<_> = cache.entries().map(|entry| entry.expect("an entry")).collect();
-    assert_eq!(read, entries);
-    assert!(write(&read, cache.strings()) == written, "another file of the same entries");
-    // Some are read anew, and some are gone.
-    read.iter_mut().zip(entries).step_by(2).for_each(|(read, entry)| *read = *entry);
-    let mut number = 0;
-    read.retain(|_| {
-        number += 1;
-        number % 3 != 0
-    });
-    assert!(write(&read, cache.strings()) == write(&read, &[]), "the help is none");
+    let read = cache.entries().map(|entry| entry.expect("an entry"));
+    assert!(read.eq(ranked.iter().map(|(entry, _)| *entry)), "other entries");
+    if !has_order {
+        return;
+    }
+    // Some are kept, some are new, and some are gone; those without a directory are never kept.
+    for gone in 1..4 {
+        let is_kept = |rank: u32| rank > 0 && rank % 3 == (gone + 1) % 3;
+        let merge = Merge::of(cache, |entry, _| Ok(Some(rank(entry)).filter(|it| is_kept(*it))));
+        let merge = merge.expect("entries that were written");
+        let all = ranked.iter().copied().filter(|(_, rank)| rank % 3 != gone % 3);
+        let (kept, new): (Vec<_>, Vec<_>) = all.clone().partition(|(_, rank)| is_kept(*rank));
+        assert_eq!(merge.len(), kept.len());
+        let anew = write(&Merge::default(), &all.collect::<Vec<_>>(), &[]);
+        assert!(write(&merge, &new, &written) == anew, "another file of the same entries");
+    }
+}
+
+fn dir<'a>(entry: &Entry<'a>) -> Option<&'a [u8]> {
+    let slash = entry.path.iter().rposition(|byte| *byte == b'/')?;
+    entry.path.get(..slash)
 }
 
 /// Is the order of three names one?

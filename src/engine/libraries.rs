@@ -1,4 +1,4 @@
-//! [`Found`]: the libraries that will be entries of the cache, in few allocations.
+//! [`Libraries`]: those that will be new entries of the cache, in few allocations.
 
 use anyhow::{Context, Result, ensure};
 
@@ -11,7 +11,7 @@ const MAX_LIBRARIES: usize = 100_000;
 
 /// Libraries in the order of the search.
 #[derive(Debug, Default)]
-pub(super) struct Found {
+pub(super) struct Libraries {
     text: Vec<u8>,
     lines: Vec<Line>,
 }
@@ -26,6 +26,7 @@ struct Line {
     subdirectory: Option<u32>,
     legacy: u64,
     rank: u32,
+    is_added: bool,
 }
 
 /// What a new entry says beside its path.
@@ -37,9 +38,11 @@ pub(super) struct Label {
     pub(super) legacy: u64,
     /// The place of its directory in the search.
     pub(super) rank: u32,
+    /// Was it put there by a runtime?
+    pub(super) is_added: bool,
 }
 
-impl Found {
+impl Libraries {
     pub(super) fn push(
         &mut self,
         dir: &[u8],
@@ -54,8 +57,9 @@ impl Found {
             true => (path.1 - u32::try_from(name.len())?, path.1),
             false => self.append(&[name])?,
         };
-        let Label { flags, isa_level, subdirectory, legacy, rank } = label;
-        self.lines.push(Line { path, name, flags, isa_level, subdirectory, legacy, rank });
+        let Label { flags, isa_level, subdirectory, legacy, rank, is_added } = label;
+        let line = Line { path, name, flags, isa_level, subdirectory, legacy, rank, is_added };
+        self.lines.push(line);
         Ok(())
     }
 
@@ -64,6 +68,11 @@ impl Found {
         parts.iter().for_each(|part| self.text.extend_from_slice(part));
         ensure!(self.text.len() <= MAX_TEXT, "paths of libraries have more than {MAX_TEXT} bytes");
         Ok((start, u32::try_from(self.text.len())?))
+    }
+
+    /// Those that were put there by a runtime.
+    pub(super) fn added(&self) -> impl Iterator<Item = Entry<'_>> {
+        self.lines.iter().filter(|line| line.is_added).map(|line| self.entry(line, &[]))
     }
 
     /// The entries, each with the rank of its directory.

@@ -1,0 +1,62 @@
+use std::fs;
+use std::time::Duration;
+
+use super::*;
+use crate::elf;
+use crate::ld_so_cache::{Hwcap, Merge};
+
+/// A root with a cache of a directory that is kept, of libraries that are there by name alone, and one new library.
+struct Image(tempfile::TempDir);
+
+impl Image {
+    fn new(names: &[&str], new: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        for made in ["etc", "old", "new"] {
+            fs::create_dir(dir.path().join(made)).unwrap();
+        }
+        fs::write(dir.path().join("etc/ld.so.conf"), "/old\n").unwrap();
+        fs::write(dir.path().join("new").join(new), elf::tests::library(new.as_bytes(), None))
+            .unwrap();
+        let paths: Vec<_> = names.iter().map(|name| format!("/old/{name}")).collect();
+        let entries = names.iter().zip(&paths).map(|(name, path)| {
+            let (name, path) = (name.as_bytes(), path.as_bytes());
+            (Entry { name, path, flags: 0x303, hwcap: Hwcap::None }, 0)
+        });
+        let entries: Vec<_> = entries.collect();
+        let plan = Merge::default().plan(&entries, &[], &Glibc::default().generator()).unwrap();
+        fs::write(dir.path().join("etc/ld.so.cache"), plan.apply(Vec::new()).unwrap()).unwrap();
+        Self(dir)
+    }
+
+    fn update(&self) -> Made {
+        let root = Root::at(self.0.path()).unwrap();
+        let dirs = Dirs { first: &["/new"], added: &["/new"] };
+        incremental(&root, dirs, &mut NoLinks, Instant::now() + Duration::from_secs(60)).unwrap()
+    }
+}
+
+#[test]
+fn what_is_new_joins_what_is_kept() {
+    let made = Image::new(&["libc.so.1", "liba.so.1"], "libb.so.1").update();
+    assert_eq!((made.fallback.as_deref(), made.entries, made.searched), (None, 3, 1));
+    assert!(made.added().map(|entry| entry.path).eq([b"/new/libb.so.1"]));
+    let cache = Cache::parse(&made.cache).unwrap();
+    let names = cache.entries().map(|entry| entry.unwrap().name);
+    assert!(names.eq([&b"libc.so.1"[..], b"libb.so.1", b"liba.so.1"]));
+}
+
+/// The libraries of these caches are not there, so that another cache is one of the full engine.
+#[test]
+fn a_base_in_which_the_new_would_not_be_found_is_none() {
+    let disorder = ["liba.so.1", "libf.so.1", "libe.so.1", "libd.so.1", "libc.so.1"];
+    for (names, new, reason) in [
+        (&disorder[..], "libb.so.1", "\"libb.so.1\" would not be found in it"),
+        (&["liba.so.1"], "libb.so.20240101123456", "has a number that overflows"),
+        (&["liba.so.20240101123456"], "libb.so.1", "a name whose number overflows"),
+    ] {
+        let made = Image::new(names, new).update();
+        let fallback = made.fallback.unwrap();
+        assert!(fallback.contains(reason), "{fallback}");
+        assert_eq!(made.entries, 1, "{names:?}");
+    }
+}
