@@ -1,5 +1,6 @@
 //! [`Merge`]: a cache of entries of another and of new ones, byte for byte what it would be if all of them were new.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use anyhow::{Context, Result, ensure};
@@ -16,6 +17,8 @@ pub struct Merge<'a> {
     old: Option<Cache<'a>>,
     /// In order.
     kept: Vec<Run>,
+    /// Those that belong elsewhere now, for of two with one name the directories are searched in another order.
+    displaced: Vec<(Entry<'a>, u32)>,
     strings: Lines<'a>,
     /// The indices of those that are written anew: a subdirectory of glibc-hwcaps may have another number then, and a string may
     /// be in a line that is not used, for that is of an entry that is not kept.
@@ -35,7 +38,8 @@ impl<'a> Merge<'a> {
     /// Keeps the entries of directories to which `judge` gives a rank, which decides between equals.
     ///
     /// It is told an entry and the directory of its path, if that has one. Once it gives a rank, it need not be asked again of
-    /// that directory. That they are in order, and all that there are, is believed: ldconfig writes no others.
+    /// that directory. That they are in the order of their names, all that there are, and of names without a slash, is believed:
+    /// ldconfig writes no others, and a loader would not find them.
     pub fn of(
         old: Cache<'a>,
         mut judge: impl FnMut(&Entry<'a>, Option<&'a [u8]>) -> Result<Option<u32>>,
@@ -57,6 +61,7 @@ impl<'a> Merge<'a> {
             let slash = memrchr(b'/', entry.path);
             let dir = slash.and_then(|slash| entry.path.get(..slash));
             let Some(rank) = judge(&entry, dir)? else { continue };
+            merge.displace_before(&entry, rank);
             merge.keep(index, rank);
             last = slash.and_then(|slash| Some((entry.path.get(..=slash)?, rank)));
             let [name, path] = [record.name, record.path].map(|at| at as usize);
@@ -85,6 +90,19 @@ impl<'a> Merge<'a> {
         }
     }
 
+    /// Takes away the last entries that are an entry's equals, and that it comes before.
+    fn displace_before(&mut self, entry: &Entry<'_>, rank: u32) {
+        while let Some(run) = self.kept.last().filter(|run| run.rank > rank)
+            && let (index, of_last) = (run.indices.end - 1, run.rank)
+            && let Some(last) = self.entry(index).filter(|last| compare(last, entry).is_eq())
+        {
+            self.displaced.push((last, of_last));
+            self.rewritten.pop_if(|rewritten| *rewritten == index);
+            self.kept.last_mut().into_iter().for_each(|run| run.indices.end = index);
+            self.kept.pop_if(|run| run.indices.is_empty());
+        }
+    }
+
     fn entry(&self, index: u32) -> Option<Entry<'a>> {
         let old = self.old.as_ref()?;
         old.entry(&old.record(index)?)
@@ -100,7 +118,7 @@ impl<'a> Merge<'a> {
 
     /// How many entries are kept.
     pub fn len(&self) -> usize {
-        self.kept.iter().map(|run| run.indices.len()).sum()
+        self.kept.iter().map(|run| run.indices.len()).sum::<usize>() + self.displaced.len()
     }
 
     /// Is none?
@@ -118,14 +136,20 @@ impl<'a> Merge<'a> {
         subdirectories: &[&'a [u8]],
         generator: &[u8],
     ) -> Result<Plan> {
+        let mut new = Cow::Borrowed(new);
+        if !self.displaced.is_empty() {
+            let new = new.to_mut();
+            new.extend(&self.displaced);
+            new.sort_by(|left, right| compare(&left.0, &right.0).then(left.1.cmp(&right.1)));
+        }
         let mut used = self.subdirectories.clone();
-        for (entry, _) in new {
+        for (entry, _) in new.iter() {
             if let Hwcap::Subdirectory { name, .. } = entry.hwcap {
                 insert(&mut used, name);
             }
         }
         // In their places nothing is yet, for their strings come behind them.
-        let (mut file, written) = self.layout(new)?;
+        let (mut file, written) = self.layout(&new)?;
         let kept = file.kept();
         let start = file.len();
         let strings = written.iter().flat_map(|entry| [entry.name, entry.path]);

@@ -85,6 +85,24 @@ fn a_kept_directory_is_kept_as_a_whole() {
 }
 
 #[test]
+fn equals_follow_the_order_of_their_directories() {
+    let paths = ["/k/libb.so.2", "/l/libb.so.2", "/m/libb.so.2", "/k/liba.so.1", "/l/liba.so.1"];
+    let name = |path: &'static str| &path[3..];
+    let entries: Vec<_> = paths.iter().map(|path| entry(name(path), path)).collect();
+    let file = write(&entries, &[b"x86-64-v3"], b"");
+    for ranks in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
+        let rank = |entry: &Entry<'_>| ranks[usize::from(entry.path[1] - b'k')];
+        let merge = Merge::of(Cache::parse(&file).unwrap(), |entry, _| Ok(Some(rank(entry))));
+        let merge = merge.unwrap();
+        assert_eq!(merge.len(), entries.len());
+        let merged = merge.plan(&[], &[b"x86-64-v3"], b"").unwrap().apply(file.clone()).unwrap();
+        let mut sorted = entries.clone();
+        sorted.sort_by(|left, right| compare(left, right).then(rank(left).cmp(&rank(right))));
+        assert_eq!(merged, write(&sorted, &[b"x86-64-v3"], b""), "{ranks:?}");
+    }
+}
+
+#[test]
 fn numbers_that_overflow_are_found_in_names_and_not_in_directories() {
     for (name, path, is_wild) in [
         ("liba.so.1", "/build-20240101123456/liba.so.1", false),
