@@ -7,8 +7,10 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::ld_so_cache::Cache;
+use crate::engine::Made;
+use crate::ld_so_cache::{Cache, Entry};
 use crate::root::Root;
+use crate::update::LibDir;
 
 const CACHE: &str = "/etc/ld.so.cache";
 
@@ -18,6 +20,12 @@ const LIMIT: u64 = 64 << 20;
 /// What programs that use CUDA ask for.
 const LIBCUDA: &[u8] = b"libcuda.so.1";
 
+/// Most libraries that are looked for; a driver has some dozens.
+const MAX_LOOKED_FOR: usize = 1000;
+/// Most that are told of, and most characters of a path.
+const MAX_HIDDEN: usize = 64;
+const MAX_PATH: usize = 1000;
+
 /// What a cache has.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Found {
@@ -26,6 +34,19 @@ pub struct Found {
     /// Where it has `libcuda.so.1`, if it has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub libcuda: Option<Library>,
+    /// Mounted libraries that it does not find by their names.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hidden: Vec<Hidden>,
+}
+
+/// A library that another one hides.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hidden {
+    /// Where it is.
+    pub path: String,
+    /// What the loader will open instead, if anything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
 }
 
 /// Where a library was found.
@@ -50,26 +71,75 @@ pub enum Target {
 }
 
 impl Found {
-    /// Reads the cache below `root`.
-    pub fn read(root: &Root) -> Result<Self> {
-        let file =
-            root.read(Path::new(CACHE), LIMIT)?.with_context(|| format!("{CACHE} is not there"))?;
+    /// Reads the cache below `root` back, and looks for what was added, as a loader will: for what was `made`, or else for what is
+    /// in `dirs`.
+    ///
+    /// A `buffer` that was used already is cheaper than a new one.
+    pub fn read(
+        root: &Root,
+        buffer: Vec<u8>,
+        made: Option<&Made>,
+        dirs: &[LibDir],
+    ) -> Result<Self> {
+        let file = root.read_into(buffer, Path::new(CACHE), LIMIT)?;
+        let file = file.with_context(|| format!("{CACHE} is not there"))?;
         let cache = Cache::parse(&file).with_context(|| format!("read {CACHE}"))?;
-        // The loader takes the first that fits; a GPU has no driver for another architecture than the node's.
-        let mut first = None;
-        for entry in cache.entries() {
-            let entry = entry.with_context(|| format!("read {CACHE}"))?;
-            first = first.or((entry.name == LIBCUDA).then_some(entry));
-        }
-        let libcuda = first.map(|entry| {
-            let path = Path::new(OsStr::from_bytes(entry.path));
-            let is = match root.is_file(path) {
+        let added: Box<dyn Iterator<Item = Entry<'_>>> = match made {
+            Some(made) => Box::new(made.added()),
+            None => Box::new(entries_in(cache, dirs)),
+        };
+        let hidden = added.take(MAX_LOOKED_FOR).filter_map(|added| hidden(root, cache, &added));
+        let hidden = hidden.take(MAX_HIDDEN).collect();
+        // A GPU has no driver for another architecture than the node's.
+        let libcuda = cache.find(LIBCUDA, None).map(|entry| {
+            let is = match root.is_file(Path::new(OsStr::from_bytes(entry.path))) {
                 true if root.is_mounted(entry.path) => Target::Mounted,
                 true => Target::OfImage,
                 false => Target::Missing,
             };
-            Library { path: path.display().to_string(), is }
+            Library { path: text(entry.path), is }
         });
-        Ok(Self { libraries: cache.len(), libcuda })
+        Ok(Self { libraries: cache.len(), libcuda, hidden })
+    }
+}
+
+/// The entries of libraries that lie in a directory themselves.
+fn entries_in<'a>(cache: Cache<'a>, dirs: &[LibDir]) -> impl Iterator<Item = Entry<'a>> {
+    let is_in = |path: &[u8], dir: &LibDir| {
+        let file = path.strip_prefix(dir.as_str().as_bytes()).and_then(|it| it.strip_prefix(b"/"));
+        file.is_some_and(|file| !file.contains(&b'/'))
+    };
+    let entries = cache.entries().filter_map(Result::ok);
+    entries.filter(move |entry| dirs.iter().any(|dir| is_in(entry.path, dir)))
+}
+
+/// Tells of a mounted library if a loader that asks for its name does not open it.
+fn hidden(root: &Root, cache: Cache<'_>, added: &Entry<'_>) -> Option<Hidden> {
+    let found = cache.find(added.name, Some(added.flags)).map(|found| found.path);
+    let is_same = |path: &[u8]| path == added.path || root.id(path) == root.id(added.path);
+    let is_hidden = !found.is_some_and(is_same) && root.is_mounted(added.path);
+    is_hidden.then(|| Hidden { path: text(added.path), by: found.map(text) })
+}
+
+fn text(path: &[u8]) -> String {
+    String::from_utf8_lossy(path).chars().take(MAX_PATH).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ld_so_cache::{Hwcap, Merge};
+
+    #[test]
+    fn a_directory_has_only_what_lies_in_it() {
+        let entries = ["/a/libx.so", "/a/b/libx.so", "/ab/libx.so", "libx.so"];
+        let entries = entries.map(|path| {
+            let (name, path) = (&b"libx.so"[..], path.as_bytes());
+            (Entry { name, path, flags: 3, hwcap: Hwcap::None }, 0)
+        });
+        let file = Merge::default().plan(&entries, &[], b"").unwrap().apply(Vec::new()).unwrap();
+        let dirs = ["/a".parse().unwrap()];
+        let found = entries_in(Cache::parse(&file).unwrap(), &dirs);
+        assert!(found.map(|entry| entry.path).eq([b"/a/libx.so"]));
     }
 }

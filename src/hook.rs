@@ -117,12 +117,13 @@ fn refresh(
             }
             None => make_cache(&update, &confined, &mut changes, &plan, end).map(Some),
         });
-    let made = match made {
+    let mut made = match made {
         Ok(made) => made,
         Err(error) => return Err(put_back(changes, error)),
     };
     clock.lap("cache");
-    let found = Found::read(confined.root()).ok();
+    let buffer = made.as_mut().map(|made| std::mem::take(&mut made.cache)).unwrap_or_default();
+    let found = Found::read(confined.root(), buffer, made.as_ref(), update.dirs()).ok();
     clock.lap("check");
     let (engine, fallback) = maker(update.engine(), made);
     let memory = memory.peak();

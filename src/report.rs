@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
-use crate::found::Found;
+use crate::found::{Found, Hidden};
 use crate::hook::Done;
 
 /// Most bytes of a report. What an image or a pod can make long is cut, so that six bytes for each are not more.
@@ -17,6 +17,7 @@ pub(crate) const LIMIT: u64 = 64 << 10;
 const LISTED: usize = 64;
 const LISTED_BYTES: usize = 3 << 10;
 const TEXT: usize = 1000;
+const HIDDEN_BYTES: usize = 1500;
 const STEPS: usize = 16;
 const STEP: usize = 32;
 
@@ -95,11 +96,15 @@ impl Report {
                 report.fallback = done.fallback.as_deref().map(|why| start(why, TEXT));
                 let steps = done.steps.iter().take(STEPS);
                 report.steps = steps.map(|(step, took)| (start(step, STEP), *took)).collect();
-                report.added = some(&done.added);
+                report.added = some(&done.added, LISTED_BYTES, String::len);
                 report.found.clone_from(&done.found);
                 let libcuda = report.found.as_mut().and_then(|found| found.libcuda.as_mut());
                 libcuda.into_iter().for_each(|it| it.path = start(&it.path, TEXT));
-                report.refused = some(&done.refused);
+                let size = |it: &Hidden| it.path.len() + it.by.as_ref().map_or(0, String::len);
+                if let Some(found) = &mut report.found {
+                    found.hidden = some(&found.hidden, HIDDEN_BYTES, size);
+                }
+                report.refused = some(&done.refused, LISTED_BYTES, String::len);
             }
             Err(error) => {
                 report.outcome = Outcome::Failed;
@@ -155,12 +160,11 @@ fn start(text: &str, most: usize) -> String {
     text.chars().take(most).collect()
 }
 
-/// The first of some texts, as many as there is room for.
-fn some(texts: &[String]) -> Vec<String> {
-    let mut room = LISTED_BYTES;
-    let fitting = texts.iter().take(LISTED).map_while(|text| {
-        room = room.checked_sub(text.len())?;
-        Some(text.clone())
+/// The first of some things, as many as there is room for.
+fn some<T: Clone>(all: &[T], mut room: usize, size: impl Fn(&T) -> usize) -> Vec<T> {
+    let fitting = all.iter().take(LISTED).map_while(|one| {
+        room = room.checked_sub(size(one))?;
+        Some(one.clone())
     });
     fitting.collect()
 }
@@ -215,9 +219,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let dir = dir.path().join("made");
         let libcuda = Library { path: "/a/libcuda.so.1".into(), is: Target::Mounted };
+        let hidden = Hidden { path: "/a/libx.so".into(), by: None };
         let done = Done {
             added: vec!["/a".into()],
-            found: Some(Found { libraries: 3, libcuda: Some(libcuda) }),
+            found: Some(Found { libraries: 3, libcuda: Some(libcuda), hidden: vec![hidden] }),
             refused: vec![],
             steps: vec![("enter".into(), 7)],
             ..Done::default()
@@ -239,10 +244,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let long = "\u{1}".repeat(4000);
         let libcuda = Library { path: long.clone(), is: Target::Missing };
+        let path = "\u{1}".repeat(750);
+        let hidden = vec![Hidden { by: Some(path.clone()), path }; 64];
         let done = Done {
             fallback: Some(long.clone()),
             added: vec!["/a".repeat(1000); 256],
-            found: Some(Found { libraries: usize::MAX, libcuda: Some(libcuda) }),
+            found: Some(Found { libraries: usize::MAX, libcuda: Some(libcuda), hidden }),
             refused: vec!["\u{1}".repeat(48); 100],
             steps: vec![(long.clone(), u64::MAX); 100],
             ..Done::default()
@@ -251,6 +258,7 @@ mod tests {
             Report::new("c1", Duration::MAX, &result).write(dir.path()).unwrap();
             let read = Report::read(dir.path(), "c1").unwrap().unwrap();
             assert_eq!(read.added.len(), added);
+            assert_eq!(read.found.map_or(0, |found| found.hidden.len()), added);
         }
     }
 

@@ -64,7 +64,7 @@ fn measure() -> Result<()> {
         "medians of {RUNS} alternating runs with a warm page cache, of {COLD_RUNS} after it was dropped, each in a new container"
     );
     println!(
-        "files that are opened, bytes that are read (of libraries that ldconfig maps: none), and bytes that come from the disk"
+        "files that are opened, in the root and in all, bytes that are read (of libraries that ldconfig maps: none), and bytes that\ncome from the disk; of the files in the root three are the added ones"
     );
     println!(
         "{:>9} {:<4} {:>19} {:>19} {:>19} {:>19}",
@@ -95,7 +95,9 @@ fn engines(extra: usize) -> Result<()> {
         container.restore()?;
         costs.push(Cost { fetched, ..Cost::traced(&way())? });
     }
-    cells(count, &costs, |cost| format!("{:>12} opened", cost.opened));
+    cells(count, &costs, |cost| {
+        format!("{:>12} opened", format!("{} of {}", cost.in_root, cost.opened))
+    });
     cells(count, &costs, |cost| format!("{:>10} KiB read", cost.read >> 10));
     cells(count, &costs, |cost| format!("{:>10} KiB disk", cost.fetched >> 10));
     container.restore()?;

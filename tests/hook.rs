@@ -5,6 +5,7 @@ use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixListener;
 
 use anyhow::{Context, Result, ensure};
+use serde_json::json;
 
 use crate::bundle::{Bundle, everywhere};
 use crate::gpu;
@@ -118,6 +119,29 @@ fn a_directory_without_links_works_all_the_same() -> Result<()> {
                 "{}",
                 bundle.report()?
             );
+        }
+        Ok(())
+    })
+}
+
+/// An image that has a driver's library itself, in a directory that its configuration wants to be searched before all others.
+#[test]
+fn a_library_that_another_one_hides_is_told() -> Result<()> {
+    everywhere(|host, runtime| {
+        let volume = format!("{}/lib64", gpu::VOLUME);
+        let library = format!("{volume}/{}", gpu::file("libcuda"));
+        for engine in ["--engine=incremental", "--engine=native", "--engine=ldconfig"] {
+            let bundle = Bundle::without_driver(host)?.volume(&volume, "/driver", "ro");
+            let mut bundle = bundle.hook(&["--folder=/driver", engine]);
+            fs::create_dir(bundle.root("/compat"))?;
+            fs::copy(host.node.path(&library), bundle.root("/compat/libcuda.so.1"))?;
+            fs::write(bundle.root("/etc/ld.so.conf.d/00-cuda-compat.conf"), "/compat\n")?;
+            let ran = bundle.run(runtime, gpu::APP)?;
+            ensure!(ran.stdout == gpu::GREETING, "{engine}: {ran:?}");
+            let found = &bundle.report()?["found"];
+            ensure!(found["libcuda"]["is"] == "of-image", "{engine}: {found}");
+            let hidden = json!([{ "path": "/driver/libcuda.so.1", "by": "/compat/libcuda.so.1" }]);
+            ensure!(found["hidden"] == hidden, "{engine}: {found}");
         }
         Ok(())
     })

@@ -148,10 +148,16 @@ fn tell(pod: &PodSandbox, container: &Container, report: Report) {
     let found = report.found.unwrap_or_default();
     let libcuda =
         found.libcuda.map_or_else(String::new, |found| format!("{} ({:?})", found.path, found.is));
+    let hidden = found.hidden.iter().map(|it| match &it.by {
+        Some(by) => format!("{} by {by}", it.path),
+        None => it.path.clone(),
+    });
+    let hidden: Vec<_> = hidden.collect();
     tracing::info!(
         %namespace, %pod, container = %name, id = %container.id,
         engine = report.engine, fallback = report.fallback.unwrap_or_default(),
         added = report.added.join(","), libraries = found.libraries, libcuda,
+        hidden = hidden.join(","),
         refused = report.refused.join(", "), microseconds = report.took,
         "updated"
     );
