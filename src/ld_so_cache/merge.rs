@@ -17,8 +17,9 @@ pub struct Merge<'a> {
     old: Option<Cache<'a>>,
     /// In order.
     kept: Vec<Run>,
-    /// Those that belong elsewhere now, for of two with one name the directories are searched in another order.
-    displaced: Vec<(Entry<'a>, u32)>,
+    /// Those that belong elsewhere now, for of two with one name the directories are searched in another order; each with its
+    /// index and rank.
+    displaced: Vec<(u32, u32)>,
     strings: Lines<'a>,
     /// The indices of those that are written anew: a subdirectory of glibc-hwcaps may have another number then, and a string may
     /// be in a line that is not used, for that is of an entry that is not kept.
@@ -94,9 +95,9 @@ impl<'a> Merge<'a> {
     fn displace_before(&mut self, entry: &Entry<'_>, rank: u32) {
         while let Some(run) = self.kept.last().filter(|run| run.rank > rank)
             && let (index, of_last) = (run.indices.end - 1, run.rank)
-            && let Some(last) = self.entry(index).filter(|last| compare(last, entry).is_eq())
+            && self.entry(index).is_some_and(|last| compare(&last, entry).is_eq())
         {
-            self.displaced.push((last, of_last));
+            self.displaced.push((index, of_last));
             self.rewritten.pop_if(|rewritten| *rewritten == index);
             self.kept.last_mut().into_iter().for_each(|run| run.indices.end = index);
             self.kept.pop_if(|run| run.indices.is_empty());
@@ -138,9 +139,7 @@ impl<'a> Merge<'a> {
     ) -> Result<Plan> {
         let mut new = Cow::Borrowed(new);
         if !self.displaced.is_empty() {
-            let new = new.to_mut();
-            new.extend(&self.displaced);
-            new.sort_by(|left, right| compare(&left.0, &right.0).then(left.1.cmp(&right.1)));
+            new = self.with_displaced(&new)?.into();
         }
         let mut used = self.subdirectories.clone();
         for (entry, _) in new.iter() {
@@ -169,6 +168,17 @@ impl<'a> Merge<'a> {
         let names = places.get(places.len() - used.len()..).context("find subdirectories")?;
         file.push(&writer::extensions(end, names, generator)?);
         Ok(Plan { file, kept, moves })
+    }
+
+    /// New entries and the displaced ones, which come before their equals.
+    fn with_displaced(&self, new: &[(Entry<'a>, u32)]) -> Result<Vec<(Entry<'a>, u32)>> {
+        let mut displaced = self.displaced.clone();
+        displaced.sort_unstable();
+        let displaced = displaced.into_iter().map(|(index, rank)| Some((self.entry(index)?, rank)));
+        let mut all = displaced.collect::<Option<Vec<_>>>().context("read entries")?;
+        all.extend(new);
+        all.sort_by(|left, right| compare(&left.0, &right.0).then(left.1.cmp(&right.1)));
+        Ok(all)
     }
 
     /// A file up to its strings, and the entries whose places are to be filled.
