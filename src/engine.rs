@@ -60,7 +60,7 @@ pub struct Made {
 }
 
 impl Made {
-    /// The entries of libraries in directories where a runtime put files; not those of which the image's cache spoke.
+    /// The entries of libraries in directories where a runtime put files.
     pub fn added(&self) -> impl Iterator<Item = Entry<'_>> {
         self.libraries.added()
     }
@@ -135,10 +135,11 @@ fn update(
         Err(error) => return Ok(Err(format!("{error:#}"))),
     };
     let planned = build(Search::new(root, &glibc, links, end), path, &base, &added)?;
+    let is_kept = !base.merge.is_empty();
     drop(base);
     Ok(planned.and_then(|planned| {
         let made = planned.apply(file).map_err(|error| format!("{error:#}"))?;
-        made.is_found().map(|()| made)
+        if is_kept { made.is_found().map(|()| made) } else { Ok(made) }
     }))
 }
 
@@ -159,7 +160,8 @@ impl Made {
     /// Would a loader find what was added? Not in a base that is in no order.
     fn is_found(&self) -> Result<(), Reason> {
         let cache = Cache::parse(&self.cache).map_err(|malformed| malformed.to_string())?;
-        match self.added().find(|new| cache.find(new.name, Some(new.flags)).is_none()) {
+        let is_lost = |new: &Entry<'_>| cache.find(new.name, Some(new.flags)).is_none();
+        match self.added().find(is_lost) {
             Some(lost) => {
                 Err(format!("{:?} would not be found in it", String::from_utf8_lossy(lost.name)))
             }

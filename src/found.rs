@@ -20,11 +20,10 @@ const LIMIT: u64 = 64 << 20;
 /// What programs that use CUDA ask for.
 const LIBCUDA: &[u8] = b"libcuda.so.1";
 
-/// Most libraries that are looked for; a driver has some dozens.
-const MAX_LOOKED_FOR: usize = 1000;
-/// Most that are told of, and most characters of a path.
+/// Most libraries with another path in the cache that are looked at, most that are told of, and most characters of a path.
+const MAX_LOOKED_AT: usize = 1000;
 const MAX_HIDDEN: usize = 64;
-const MAX_PATH: usize = 1000;
+const MAX_PATH: usize = 500;
 
 /// What a cache has.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -88,8 +87,13 @@ impl Found {
             Some(made) => Box::new(made.added()),
             None => Box::new(entries_in(cache, dirs)),
         };
-        let hidden = added.take(MAX_LOOKED_FOR).filter_map(|added| hidden(root, cache, &added));
-        let hidden = hidden.take(MAX_HIDDEN).collect();
+        let other = added.filter_map(|added| {
+            let found = cache.find(added.name, Some(added.flags)).map(|found| found.path);
+            (found != Some(added.path)).then_some((added.path, found))
+        });
+        let other = other.take(MAX_LOOKED_AT).filter(|(path, by)| is_hidden(root, path, *by));
+        let other = other.map(|(path, by)| Hidden { path: text(path), by: by.map(text) });
+        let hidden = other.take(MAX_HIDDEN).collect();
         // A GPU has no driver for another architecture than the node's.
         let libcuda = cache.find(LIBCUDA, None).map(|entry| {
             let is = match root.is_file(Path::new(OsStr::from_bytes(entry.path))) {
@@ -113,12 +117,9 @@ fn entries_in<'a>(cache: Cache<'a>, dirs: &[LibDir]) -> impl Iterator<Item = Ent
     entries.filter(move |entry| dirs.iter().any(|dir| is_in(entry.path, dir)))
 }
 
-/// Tells of a mounted library if a loader that asks for its name does not open it.
-fn hidden(root: &Root, cache: Cache<'_>, added: &Entry<'_>) -> Option<Hidden> {
-    let found = cache.find(added.name, Some(added.flags)).map(|found| found.path);
-    let is_same = |path: &[u8]| path == added.path || root.id(path) == root.id(added.path);
-    let is_hidden = !found.is_some_and(is_same) && root.is_mounted(added.path);
-    is_hidden.then(|| Hidden { path: text(added.path), by: found.map(text) })
+/// Is it a mounted library, and not the file that a loader opens by another path?
+fn is_hidden(root: &Root, path: &[u8], by: Option<&[u8]>) -> bool {
+    root.is_mounted(path) && by.is_none_or(|by| root.id(by) != root.id(path))
 }
 
 fn text(path: &[u8]) -> String {

@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::time::Instant;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 use serde::{Deserialize, Serialize};
 
 use crate::discover;
@@ -107,17 +107,18 @@ fn refresh(
     let confined = jail.confine(plan.linked())?;
     clock.lap("confine");
     let mut changes = Changes::begin(&confined);
-    let made = plan
-        .apply(&mut changes)
-        .and_then(|()| musl.apply(&mut changes))
-        .context("configure linker")
-        .and_then(|()| match ldconfig {
-            Some(ldconfig) => {
-                ldconfig.run(&confined, &mut changes, plan.left_out(), end).map(|()| None)
-            }
+    let change = || {
+        plan.apply(&mut changes)
+            .and_then(|()| musl.apply(&mut changes))
+            .context("configure linker")?;
+        match ldconfig {
+            Some(it) => it.run(&confined, &mut changes, plan.left_out(), end).map(|()| None),
             None => make_cache(&update, &confined, &mut changes, &plan, end).map(Some),
-        });
-    let mut made = match made {
+        }
+    };
+    // What was changed before a bug of ours showed is put back, too.
+    let made = catch_unwind(AssertUnwindSafe(change));
+    let mut made = match made.unwrap_or_else(|_| Err(anyhow!("panicked"))) {
         Ok(made) => made,
         Err(error) => return Err(put_back(changes, error)),
     };
@@ -167,6 +168,7 @@ fn make_cache(
         _ => engine::incremental(root, dirs, links, end),
     };
     let made = made.context("make cache")?;
+    ensure!(Instant::now() < end, "make cache: its time was up");
     changes.finish(Path::new(engine::CACHE), &made.cache)?;
     Ok(made)
 }

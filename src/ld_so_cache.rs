@@ -40,8 +40,8 @@ const ENDIAN: u8 = if cfg!(target_endian = "little") { 2 } else { 3 };
 /// `DL_CACHE_HWCAP_EXTENSION` and the mask of ISA levels, in the upper half of the hwcap field.
 const EXTENSION_BIT: u64 = 1 << 30;
 const ISA_MASK: u64 = (1 << 10) - 1;
-/// Longest path, with its final NUL (`PATH_MAX`, limits.h).
-const MAX_STRING: usize = 4096;
+/// Longest string that is read, with its final NUL: more than the path of a directory (`PATH_MAX`, limits.h) and a name.
+const MAX_STRING: usize = 8192;
 
 /// Which of the three formats a file has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
@@ -235,29 +235,32 @@ impl<'a> Cache<'a> {
         Some(Entry { name, path, flags: record.flags, hwcap: self.hwcap(record.hwcap) })
     }
 
-    /// The first entry of a name that a loader finds, if it is one that takes only these `flags`. It bisects as `search_cache` does
-    /// (elf/dl-cache.c), and in a file that is in no order it may find nothing.
+    /// The entry that a loader finds for a name, if it takes none but those with these `flags`.
+    ///
+    /// It bisects as `search_cache` does (elf/dl-cache.c): in a file that is in no order it may find nothing, and `libx.so.02` is
+    /// `libx.so.2`. Those for certain processors are passed over, for which one a loader takes depends on its own.
     pub fn find(&self, name: &[u8], flags: Option<i32>) -> Option<Entry<'a>> {
-        let count = u32::try_from(self.len()).ok()?;
-        let (mut left, mut right) = (0, count);
+        let (mut left, mut right) = (0, u32::try_from(self.len()).ok()?);
         while left < right {
-            // Of the middle ones it takes the same.
+            // Of two in the middle it takes the first, too.
             let middle = left + (right - left - 1) / 2;
             match self.compare(name, middle)? {
                 Ordering::Less => left = middle + 1,
                 Ordering::Greater => right = middle,
+                // Of its equals, which are as many as somebody likes, by bisection.
                 Ordering::Equal => {
-                    let mut first = middle;
-                    while first > 0 && self.compare(name, first - 1)?.is_eq() {
-                        first -= 1;
-                    }
-                    let equal =
-                        (first..count).map_while(|index| self.record(index)).map_while(|record| {
-                            self.entry(&record).filter(|entry| libcmp(name, entry.name).is_eq())
-                        });
-                    return equal
-                        .into_iter()
-                        .find(|entry| flags.is_none_or(|it| entry.flags == it));
+                    let is_before = |index| self.compare(name, index).is_some_and(Ordering::is_lt);
+                    let first = partition_point(left, middle, is_before);
+                    let flags = flags.or_else(|| Some(self.record(first)?.flags))?;
+                    let is_before = |index| {
+                        let is_equal = self.compare(name, index).is_some_and(Ordering::is_eq);
+                        let comes_first =
+                            |it: Record| it.flags > flags || it.flags == flags && it.hwcap != 0;
+                        is_equal && self.record(index).is_some_and(comes_first)
+                    };
+                    let found = self.record(partition_point(first, right, is_before))?;
+                    let entry = self.entry(&found).filter(|entry| entry.flags == flags)?;
+                    return libcmp(name, entry.name).is_eq().then_some(entry);
                 }
             }
         }
@@ -299,6 +302,18 @@ fn string(strings: &[u8], at: u32) -> Option<&[u8]> {
     let rest = strings.get(at as usize..)?;
     let rest = rest.get(..MAX_STRING).unwrap_or(rest);
     rest.get(..memchr(0, rest)?)
+}
+
+/// The first index of a range for which something is not so.
+fn partition_point(mut start: u32, mut end: u32, is_so: impl Fn(u32) -> bool) -> u32 {
+    while start < end {
+        let middle = start + (end - start) / 2;
+        match is_so(middle) {
+            true => start = middle + 1,
+            false => end = middle,
+        }
+    }
+    start
 }
 
 fn number(bytes: &[u8], at: usize) -> Option<u32> {

@@ -160,9 +160,9 @@ fn start(text: &str, most: usize) -> String {
     text.chars().take(most).collect()
 }
 
-/// The first of some things, as many as there is room for.
+/// Of some things as many as there is room for; one that is too large is passed over.
 fn some<T: Clone>(all: &[T], mut room: usize, size: impl Fn(&T) -> usize) -> Vec<T> {
-    let fitting = all.iter().take(LISTED).map_while(|one| {
+    let fitting = all.iter().take(LISTED).filter_map(|one| {
         room = room.checked_sub(size(one))?;
         Some(one.clone())
     });

@@ -13,6 +13,7 @@ use anyhow::{Context, Result, bail, ensure};
 use nri::api::{Container, PodSandbox};
 use nri::fake::FakeSocket;
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch, apply_filter};
+use tempfile::TempDir;
 
 #[path = "cache.rs"]
 mod cache;
@@ -70,29 +71,56 @@ fn measure() -> Result<()> {
         "{:>9} {:<4} {:>19} {:>19} {:>19} {:>19}",
         "libraries", "", "ldconfig -r", "hook, ldconfig", "hook, native", "hook, incremental"
     );
-    for extra in [0, 930, 2930, 9930] {
-        engines(extra)?;
-    }
+    let sizes = [0, 930, 2930, 9930].map(Sized::new).into_iter().collect::<Result<Vec<_>>>()?;
+    sizes.iter().try_for_each(engines)?;
+    incremental(&sizes)?;
     layers()
 }
 
-/// All ways to refresh a root with so many libraries more than the tests' image has.
-fn engines(extra: usize) -> Result<()> {
-    let (scratch, base) = (tempfile::tempdir()?, image::root()?);
-    let (layer, count) = large_image(&scratch.path().join("image"), &base, extra)?;
-    let container = Overlay::new(&scratch.path().join("container"), &[&layer, &base])?;
-    let root = container.root();
-    let hook = |engine: &str| hook_on(&root, scratch.path(), None, engine);
+/// A container of an image with so many libraries.
+struct Sized {
+    scratch: TempDir,
+    count: usize,
+    container: Overlay,
+}
+
+impl Sized {
+    /// One with so many more than the tests' image has.
+    fn new(extra: usize) -> Result<Self> {
+        let (scratch, base) = (tempfile::tempdir()?, image::root()?);
+        let (layer, count) = large_image(&scratch.path().join("image"), &base, extra)?;
+        let container = Overlay::new(&scratch.path().join("container"), &[&layer, &base])?;
+        Ok(Self { scratch, count, container })
+    }
+
+    fn hook(&self, engine: &str) -> Command {
+        hook_on(&self.container.root(), self.scratch.path(), None, engine)
+    }
+
+    fn warm(&self) -> Result<()> {
+        self.container.restore()
+    }
+
+    fn cold(&self) -> Result<()> {
+        self.container.restore()?;
+        cost::drop_page_cache()
+    }
+}
+
+/// All ways to refresh a root.
+fn engines(size: &Sized) -> Result<()> {
+    let (count, root) = (size.count, size.container.root());
     let ways: [&dyn Fn() -> Command; 4] =
-        [&|| bare(&root), &|| hook("ldconfig"), &|| hook("native"), &|| hook("incremental")];
-    row(count, "warm", &rounds(&ways, RUNS, || container.restore())?);
-    let before_cold = || container.restore().and_then(|()| cost::drop_page_cache());
-    row(count, "cold", &rounds(&ways, COLD_RUNS, before_cold)?);
+        [&|| bare(&root), &|| size.hook("ldconfig"), &|| size.hook("native"), &|| {
+            size.hook("incremental")
+        }];
+    row(count, "warm", &rounds(&ways, RUNS, |_| size.warm())?);
+    row(count, "cold", &rounds(&ways, COLD_RUNS, |_| size.cold())?);
     let mut costs = Vec::new();
     for way in ways {
-        before_cold()?;
+        size.cold()?;
         let fetched = cost::fetched(&mut way())?;
-        container.restore()?;
+        size.warm()?;
         costs.push(Cost { fetched, ..Cost::traced(&way())? });
     }
     cells(count, &costs, |cost| {
@@ -100,11 +128,33 @@ fn engines(extra: usize) -> Result<()> {
     });
     cells(count, &costs, |cost| format!("{:>10} KiB read", cost.read >> 10));
     cells(count, &costs, |cost| format!("{:>10} KiB disk", cost.fetched >> 10));
-    container.restore()?;
-    let memory = ENGINES.map(|engine| peak(hook(engine), engine, scratch.path()));
+    size.warm()?;
+    let memory = ENGINES.map(|engine| peak(size.hook(engine), engine, size.scratch.path()));
     let cells = memory.into_iter().collect::<Result<Vec<_>>>()?;
     let cells = cells.iter().map(|peak| format!("{peak:>11.2} MiB max"));
     println!("{count:>9} {:<4} {:>19} {}", "", "", cells.collect::<Vec<_>>().join(" "));
+    Ok(())
+}
+
+/// How the cost of the incremental engine grows with the image: the roots take turns, so that each run comes behind the same.
+fn incremental(sizes: &[Sized]) -> Result<()> {
+    println!(
+        "\nthe hook, incremental, the roots taking turns; libraries, medians, and ratios to the first"
+    );
+    let hooks: Vec<_> = sizes.iter().map(|size| || size.hook("incremental")).collect();
+    let ways: Vec<_> = hooks.iter().map(|hook| hook as &dyn Fn() -> Command).collect();
+    let at = |turn: usize| sizes.get(turn).context("no such root");
+    for (name, times) in [
+        ("warm", rounds(&ways, RUNS, |turn| at(turn)?.warm())?),
+        ("cold", rounds(&ways, COLD_RUNS, |turn| at(turn)?.cold())?),
+    ] {
+        let first = times[0].as_secs_f64();
+        let cells = sizes.iter().zip(&times).map(|(size, time)| {
+            let ratio = time.as_secs_f64() / first;
+            format!("{:>6}: {:>8} {ratio:.2}×", size.count, milliseconds(*time))
+        });
+        println!("{name} {}", cells.collect::<Vec<_>>().join("  "));
+    }
     Ok(())
 }
 
@@ -143,16 +193,16 @@ fn row(count: usize, name: &str, times: &[Duration]) {
     println!("{count:>9} {name:<4} {}", cells.collect::<Vec<_>>().join(" "));
 }
 
-/// Medians of each way's times, the ways taking turns.
+/// Medians of each way's times, the ways taking turns; what `prepare` does for each is not counted.
 fn rounds(
     ways: &[&dyn Fn() -> Command],
     runs: usize,
-    prepare: impl Fn() -> Result<()>,
+    prepare: impl Fn(usize) -> Result<()>,
 ) -> Result<Vec<Duration>> {
     let mut times = vec![Vec::new(); ways.len()];
     for _ in 0..runs {
-        for (way, times) in ways.iter().zip(&mut times) {
-            prepare()?;
+        for (turn, (way, times)) in ways.iter().zip(&mut times).enumerate() {
+            prepare(turn)?;
             times.push(time(&mut way())?);
         }
     }

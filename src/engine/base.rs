@@ -1,6 +1,6 @@
 //! [`Base`]: what the image's cache says, as far as it can be relied on.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -13,6 +13,9 @@ use super::search::Known;
 use super::search_path::SearchPath;
 use crate::ld_so_cache::{Cache, Entry, Format, Hwcap, Merge};
 use crate::root::{Id, Kind, Root};
+
+/// Most directories that the cache knows and the linker does not search.
+const MAX_ELSEWHERE: usize = 4096;
 
 /// A cache, and which of its directories need not be looked through again. Empty, it is that of the full engine.
 #[derive(Debug, Default)]
@@ -52,6 +55,7 @@ impl<'a> Base<'a> {
             temporary: glibc.skips_temporary_files(),
         };
         let listed = |name: &[u8]| filter.takes(name, Kind::File);
+        let mut elsewhere = HashSet::new();
         let mut dirs: Vec<_> = path.dirs.iter().map(|_| None).collect();
         let mut last: Option<(&[u8], Option<usize>)> = None;
         let merge = Merge::of(cache, |entry, dir| {
@@ -59,8 +63,16 @@ impl<'a> Base<'a> {
             // Neighbours are often of one directory.
             let rank = match last {
                 Some((last, rank)) if last == dir => rank,
+                _ if elsewhere.contains(dir) => None,
                 _ => find(root, path, &ranks, dir)?,
             };
+            if rank.is_none() && elsewhere.insert(dir) {
+                let few = elsewhere.len() <= MAX_ELSEWHERE;
+                ensure!(
+                    few,
+                    "it is of more than {MAX_ELSEWHERE} directories that are not searched"
+                );
+            }
             last = Some((dir, rank));
             let Some(rank) = rank else { return Ok(None) }; // not searched any more
             let Some(state) = dirs.get_mut(rank) else { return Ok(None) };
@@ -76,7 +88,6 @@ impl<'a> Base<'a> {
             }
             Ok(None)
         })?;
-        ensure!(!merge.is_wild(), "it has a name whose number overflows");
         Ok(Self { merge, dirs })
     }
 
@@ -98,8 +109,8 @@ impl<'a> Base<'a> {
 fn check(glibc: &Glibc, cache: Cache<'_>) -> Result<()> {
     ensure!(cache.format() == Format::New, "it has an old format");
     let (theirs, ours) = (cache.generator().unwrap_or_default(), glibc.generator());
-    let [theirs, ours] = [theirs, &ours].map(String::from_utf8_lossy);
-    ensure!(theirs == ours, "it is by {theirs:?} and not by {ours:?}");
+    let [their, our] = [theirs, &ours].map(String::from_utf8_lossy);
+    ensure!(theirs == ours, "it is by {their:?} and not by {our:?}");
     Ok(())
 }
 

@@ -38,7 +38,7 @@ pub(super) struct Label {
     pub(super) legacy: u64,
     /// The place of its directory in the search.
     pub(super) rank: u32,
-    /// Was it put there by a runtime?
+    /// Did a runtime put files there?
     pub(super) is_added: bool,
 }
 
@@ -70,7 +70,7 @@ impl Libraries {
         Ok((start, u32::try_from(self.text.len())?))
     }
 
-    /// Those that were put there by a runtime.
+    /// Those in directories where a runtime put files.
     pub(super) fn added(&self) -> impl Iterator<Item = Entry<'_>> {
         self.lines.iter().filter(|line| line.is_added).map(|line| self.entry(line, &[]))
     }
@@ -79,7 +79,7 @@ impl Libraries {
     pub(super) fn entries<'a>(
         &'a self,
         subdirectories: &'a [Vec<u8>],
-    ) -> impl ExactSizeIterator<Item = (Entry<'a>, u32)> {
+    ) -> impl Iterator<Item = (Entry<'a>, u32)> {
         self.lines.iter().map(move |line| (self.entry(line, subdirectories), line.rank))
     }
 

@@ -87,7 +87,7 @@ impl<'a> Search<'a> {
         let told = self.read(&mut place, &mut choice, known).with_context(name)?;
         choice.make(&listing, &told, searched.flags).with_context(name)?;
         drop(told);
-        self.emit(searched, &place, &choice, label, known, found).with_context(name)?;
+        self.emit(searched, &place, &choice, label, found).with_context(name)?;
         Ok(listing.subdirectories)
     }
 
@@ -232,7 +232,6 @@ impl<'a> Search<'a> {
         place: &Place<'_>,
         choice: &Choice,
         label: Label,
-        known: &Known<'_>,
         found: &mut Libraries,
     ) -> Result<()> {
         for chosen in choice.chosen.iter().rev() {
@@ -247,8 +246,7 @@ impl<'a> Search<'a> {
                 },
             };
             let (flags, isa_level) = (chosen.flags, chosen.isa_level);
-            let is_added = label.is_added && !known.contains_key(soname);
-            let label = Label { flags, isa_level, is_added, ..label };
+            let label = Label { flags, isa_level, ..label };
             found.push(&searched.path, file, soname, label)?;
         }
         Ok(())

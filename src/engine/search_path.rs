@@ -100,6 +100,8 @@ impl SearchPath {
             let path = [&parent, &b"/"[..], &name].concat();
             let Some(dir) = root.dir(&path)? else { continue };
             if !self.subdirectories.contains(&name) {
+                let few = self.subdirectories.len() < MAX_DIRS;
+                ensure!(few, "more than {MAX_DIRS} names of hwcaps subdirectories");
                 self.subdirectories.push(name.clone());
             }
             self.push(path, Some(name), flags, &dir)?;

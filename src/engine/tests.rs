@@ -28,6 +28,15 @@ impl Image {
         Self(dir)
     }
 
+    /// Changes words of the cache, by their places.
+    fn damaged(self, words: &[(usize, u32)]) -> Self {
+        let path = self.0.path().join("etc/ld.so.cache");
+        let mut file = fs::read(&path).unwrap();
+        words.iter().for_each(|(at, word)| file[*at..at + 4].copy_from_slice(&word.to_ne_bytes()));
+        fs::write(path, file).unwrap();
+        self
+    }
+
     fn update(&self) -> Made {
         let root = Root::at(self.0.path()).unwrap();
         let dirs = Dirs { first: &["/new"], added: &["/new"] };
@@ -59,4 +68,20 @@ fn a_base_in_which_the_new_would_not_be_found_is_none() {
         assert!(fallback.contains(reason), "{fallback}");
         assert_eq!(made.entries, 1, "{names:?}");
     }
+}
+
+/// The header's size of the strings is what somebody wrote.
+#[test]
+fn names_outside_of_the_strings_are_looked_at() {
+    let image = Image::new(&["liba.so.20240101123456"], "libb.so.1").damaged(&[(24, 0)]);
+    let fallback = image.update().fallback.unwrap();
+    assert!(fallback.contains("a name whose number overflows"), "{fallback}");
+}
+
+#[test]
+fn strings_that_are_no_lines_are_no_failure() {
+    let long = "x".repeat(9000);
+    let image = Image::new(&[&long], "libb.so.1").damaged(&[(20, 0), (24, 9000)]);
+    let made = image.update();
+    assert_eq!((made.fallback, made.entries), (None, 1));
 }

@@ -9,7 +9,14 @@ use memchr::memrchr;
 use super::order::{compare, is_wild};
 use super::patch::Patch;
 use super::strings::{self, Lines, Moves};
-use super::{Cache, ENTRY, Entry, Format, HEADER, Hwcap, Malformed, Record, writer};
+use super::{
+    Cache, ENTRY, Entry, Format, HEADER, Hwcap, Malformed, Record, partition_point, writer,
+};
+
+/// Most bytes of strings of entries that are looked at one by one. Many may name the same bytes, which would be sorted for each.
+const MAX_TEXT: usize = 32 << 20;
+/// Most subdirectories of glibc-hwcaps; there are less than ten.
+const MAX_SUBDIRECTORIES: usize = 4096;
 
 /// Entries of a cache that are kept. There may be none, nor a cache.
 #[derive(Debug, Default)]
@@ -39,15 +46,14 @@ impl<'a> Merge<'a> {
     /// Keeps the entries of directories to which `judge` gives a rank, which decides between equals.
     ///
     /// It is told an entry and the directory of its path, if that has one. Once it gives a rank, it need not be asked again of
-    /// that directory. That they are in the order of their names, all that there are, and of names without a slash, is believed:
-    /// ldconfig writes no others, and a loader would not find them.
+    /// that directory. It is believed that a directory's entries are complete, in order, and of names without a slash.
     pub fn of(
         old: Cache<'a>,
         mut judge: impl FnMut(&Entry<'a>, Option<&'a [u8]>) -> Result<Option<u32>>,
     ) -> Result<Self> {
         ensure!(old.format() == Format::New, "it has an old format");
         let mut merge = Self { old: Some(old), strings: old.lines(), ..Self::default() };
-        let mut last: Option<(&[u8], u32)> = None;
+        let (mut last, mut text): (Option<(&[u8], u32)>, usize) = (None, 0);
         for (index, record) in (0u32..).zip(old.records()) {
             // Neighbours are of one directory most often. Nothing of an entry is looked at then but that it is.
             if let Some((dir, rank)) = last
@@ -59,9 +65,12 @@ impl<'a> Merge<'a> {
                 continue;
             }
             let entry = old.entry(&record).ok_or(Malformed::Entry(index as usize))?;
+            text += entry.name.len() + entry.path.len();
+            ensure!(text <= MAX_TEXT, "its entries have more than {MAX_TEXT} bytes");
             let slash = memrchr(b'/', entry.path);
             let dir = slash.and_then(|slash| entry.path.get(..slash));
             let Some(rank) = judge(&entry, dir)? else { continue };
+            ensure!(!is_wild(entry.name), "it has a name whose number overflows");
             merge.displace_before(&entry, rank);
             merge.keep(index, rank);
             last = slash.and_then(|slash| Some((entry.path.get(..=slash)?, rank)));
@@ -73,8 +82,11 @@ impl<'a> Merge<'a> {
             }
             if let Hwcap::Subdirectory { name, .. } = entry.hwcap {
                 insert(&mut merge.subdirectories, name);
+                let few = merge.subdirectories.len() <= MAX_SUBDIRECTORIES;
+                ensure!(few, "it has more than {MAX_SUBDIRECTORIES} hwcaps subdirectories");
             }
         }
+        ensure!(!merge.is_wild(), "it has a name whose number overflows");
         let Self { strings, rewritten, .. } = &mut merge;
         rewritten.retain(|index| {
             let is_used = |at: u32| strings.is_used(at as usize);
@@ -109,12 +121,14 @@ impl<'a> Merge<'a> {
         old.entry(&old.record(index)?)
     }
 
-    /// Is there a name whose number overflows? With one there is no order in which new entries could be.
-    pub fn is_wild(&self) -> bool {
-        // That of a directory is none, but most have no such number.
-        let mut entries = self.kept.iter().flat_map(|run| run.indices.clone());
+    /// Has one of those that were not looked at a name whose number overflows? With one there is no order in which new entries
+    /// could be.
+    fn is_wild(&self) -> bool {
+        let kept = self.kept.iter().flat_map(|run| run.indices.clone());
+        let mut all = kept.chain(self.displaced.iter().map(|(index, _)| *index));
+        // They are in lines, of which most have no such number at all, and those of directories do not count.
         is_wild(self.strings.bytes())
-            && entries.any(|index| self.entry(index).is_some_and(|entry| is_wild(entry.name)))
+            && all.any(|index| self.entry(index).is_some_and(|entry| is_wild(entry.name)))
     }
 
     /// How many entries are kept.
@@ -153,7 +167,10 @@ impl<'a> Merge<'a> {
         let start = file.len();
         let strings = written.iter().flat_map(|entry| [entry.name, entry.path]);
         let strings: Vec<_> = strings.chain(subdirectories.iter().chain(&used).copied()).collect();
-        let (moves, places) = strings::append(&mut file, &self.strings, &strings)?;
+        // With no entry there is no line either, and what stands for lines may be none.
+        let none = Lines::default();
+        let old = if self.is_empty() { &none } else { &self.strings };
+        let (moves, places) = strings::append(&mut file, old, &strings)?;
         let size = file.len() - start;
         let end = file.len().next_multiple_of(4);
         file.push([0; 4].get(..end - file.len()).unwrap_or_default());
@@ -222,15 +239,8 @@ impl<'a> Merge<'a> {
         };
         let run = self.kept.partition_point(|run| is_before(run.indices.start, run.rank));
         let Some(run) = run.checked_sub(1).and_then(|run| self.kept.get(run)) else { return 0 };
-        let Range { mut start, mut end } = run.indices;
-        while start < end {
-            let middle = start + (end - start) / 2;
-            match is_before(middle, run.rank) {
-                true => start = middle + 1,
-                false => end = middle,
-            }
-        }
-        start
+        let Range { start, end } = run.indices;
+        partition_point(start, end, |index| is_before(index, run.rank))
     }
 }
 

@@ -28,8 +28,8 @@ impl Record {
         })
     }
 
-    /// Writes it in the new format. What stands before the hwcap is the version of an operating system, which nobody writes any
-    /// more.
+    /// Writes it in the new format. Before the hwcap stands the least version of the kernel, or 0 for any: older ldconfig took it
+    /// from the library, newer ones write 0.
     pub(super) fn write(self, bytes: &mut [u8; SIZE]) {
         bytes.fill(0);
         set(bytes, 0, self.flags.cast_unsigned());

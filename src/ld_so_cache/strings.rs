@@ -104,7 +104,7 @@ impl<'a> Lines<'a> {
     /// Where the first line starts, from a line on, that a string does not come behind; nowhere if a line on the way there is
     /// longer than a path.
     ///
-    /// It is in order between its new neighbours, even where the lines have none: both were compared.
+    /// It is in order between its new neighbours, even where the lines have none, for both were compared.
     fn place(&self, from: usize, string: &[u8]) -> Option<usize> {
         let (mut low, mut high) = (from, self.bytes.len());
         while low < high {

@@ -44,7 +44,7 @@ impl Cost {
                 true if line.contains("O_PATH") || line.contains("O_DIRECTORY") => {}
                 true => {
                     cost.opened += 1;
-                    let is_outside = first.is_some_and(|pid| line.starts_with(pid));
+                    let is_outside = first.is_some() && line.split_whitespace().next() == first;
                     cost.in_root += usize::from(is_inside && !is_outside);
                 }
                 false => cost.read += returned,
