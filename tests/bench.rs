@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,6 @@ use anyhow::{Context, Result, bail, ensure};
 use nri::api::{Container, PodSandbox};
 use nri::fake::FakeSocket;
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch, apply_filter};
-use tempfile::TempDir;
 
 #[path = "cache.rs"]
 mod cache;
@@ -27,12 +26,14 @@ mod image;
 mod overlay;
 #[path = "shell.rs"]
 mod shell;
+#[path = "bench/sized.rs"]
+mod sized;
 
 use cost::Cost;
 use overlay::Overlay;
+use sized::Sized;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_nri-ldcache");
-const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
 const RUNS: usize = 41;
 const COLD_RUNS: usize = 5;
 
@@ -75,36 +76,6 @@ fn measure() -> Result<()> {
     sizes.iter().try_for_each(engines)?;
     incremental(&sizes)?;
     layers()
-}
-
-/// A container of an image with so many libraries.
-struct Sized {
-    scratch: TempDir,
-    count: usize,
-    container: Overlay,
-}
-
-impl Sized {
-    /// One with so many more than the tests' image has.
-    fn new(extra: usize) -> Result<Self> {
-        let (scratch, base) = (tempfile::tempdir()?, image::root()?);
-        let (layer, count) = large_image(&scratch.path().join("image"), &base, extra)?;
-        let container = Overlay::new(&scratch.path().join("container"), &[&layer, &base])?;
-        Ok(Self { scratch, count, container })
-    }
-
-    fn hook(&self, engine: &str) -> Command {
-        hook_on(&self.container.root(), self.scratch.path(), None, engine)
-    }
-
-    fn warm(&self) -> Result<()> {
-        self.container.restore()
-    }
-
-    fn cold(&self) -> Result<()> {
-        self.container.restore()?;
-        cost::drop_page_cache()
-    }
 }
 
 /// All ways to refresh a root.
@@ -156,25 +127,6 @@ fn incremental(sizes: &[Sized]) -> Result<()> {
         println!("{name} {}", cells.collect::<Vec<_>>().join("  "));
     }
     Ok(())
-}
-
-/// A layer with as many libraries, the links and the cache that an image has, and a driver that is not in it. Returns it and
-/// the number of libraries of the image.
-fn large_image(scratch: &Path, base: &Path, extra: usize) -> Result<(PathBuf, usize)> {
-    let image = Overlay::new(scratch, &[base])?;
-    let root = image.root();
-    libraries(&root.join(LIBRARIES), extra)?;
-    fs::create_dir_all(root.join("opt/driver"))?;
-    libraries(&root.join("opt/driver"), 3)?;
-    let count = files(&root.join(LIBRARIES))?;
-    time(&mut bare(&root))?;
-    Ok((image.into_layer()?, count))
-}
-
-/// How many files there are; links to them are not libraries of their own.
-fn files(dir: &Path) -> Result<usize> {
-    let files = fs::read_dir(dir)?.collect::<Result<Vec<_>, _>>()?;
-    Ok(files.iter().filter(|file| file.file_type().is_ok_and(|kind| kind.is_file())).count())
 }
 
 const ENGINES: [&str; 3] = ["ldconfig", "native", "incremental"];
@@ -300,27 +252,6 @@ fn median(mut times: Vec<Duration>) -> Duration {
 
 fn milliseconds(time: Duration) -> String {
     format!("{:.2} ms", time.as_secs_f64() * 1000.0)
-}
-
-/// Copies of one library, each with a SONAME of its own: the name is a place holder that is overwritten.
-fn libraries(directory: &Path, count: usize) -> Result<()> {
-    const HOLDER: &str = "libbench-0000.so.1";
-    let scratch = tempfile::tempdir()?;
-    let (source, model) = (scratch.path().join("x.c"), scratch.path().join("x.so"));
-    fs::write(&source, "int x;")?;
-    let mut cc = Command::new("cc");
-    cc.args(["-shared", &format!("-Wl,-soname,{HOLDER}"), "-o"]).arg(&model).arg(&source);
-    shell::output(&mut cc)?;
-    let model = fs::read(&model)?;
-    let at = model.windows(HOLDER.len()).position(|text| text == HOLDER.as_bytes());
-    let at = at.context("the SONAME is not in the library")?;
-    for number in 0..count {
-        let name = format!("libbench-{number:04}.so.1");
-        let mut library = model.clone();
-        library[at..at + name.len()].copy_from_slice(name.as_bytes());
-        fs::write(directory.join(format!("{name}.0")), library)?;
-    }
-    Ok(())
 }
 
 /// The daemon's memory, after it has been told of a large node and asked about many containers.
