@@ -108,26 +108,38 @@ fn engines(size: &Sized) -> Result<()> {
 }
 
 /// How the cost of the incremental engine grows with the image: the roots take turns, so that each run comes behind the same.
+/// Beside it, what one read and one write of the cache cost, by a program that does nothing else.
 fn incremental(sizes: &[Sized]) -> Result<()> {
     println!(
-        "\nthe hook, incremental, the roots taking turns; libraries, medians, and ratios to the first"
+        "\nthe roots taking turns: the hook, incremental, and one read and one write of the cache (dd);"
     );
-    let hooks: Vec<_> = sizes.iter().map(|size| || size.hook("incremental")).collect();
-    let ways: Vec<_> = hooks.iter().map(|hook| hook as &dyn Fn() -> Command).collect();
-    let at = |turn: usize| sizes.get(turn).context("no such root");
+    println!("libraries, medians, and differences to the first, for the hook as its ratio");
+    let hooks = sizes.iter().map(|size| -> Way<'_> { Box::new(|| size.hook("incremental")) });
+    let copies = sizes.iter().map(|size| -> Way<'_> { Box::new(|| size.copy()) });
+    let ways: Vec<_> = hooks.chain(copies).collect();
+    let ways: Vec<_> = ways.iter().map(AsRef::as_ref).collect();
+    let at = |turn: usize| sizes.get(turn % sizes.len()).context("no such root");
     for (name, times) in [
         ("warm", rounds(&ways, RUNS, |turn| at(turn)?.warm())?),
         ("cold", rounds(&ways, COLD_RUNS, |turn| at(turn)?.cold())?),
     ] {
-        let first = times[0].as_secs_f64();
-        let cells = sizes.iter().zip(&times).map(|(size, time)| {
-            let ratio = time.as_secs_f64() / first;
-            format!("{:>6}: {:>8} {ratio:.2}×", size.count, milliseconds(*time))
-        });
-        println!("{name} {}", cells.collect::<Vec<_>>().join("  "));
+        let (hooks, copies) = times.split_at(sizes.len());
+        for ((size, hook), copy) in sizes.iter().zip(hooks).zip(copies) {
+            let more = copy.as_secs_f64() - copies[0].as_secs_f64();
+            println!(
+                "{:>9} {name:<4} {:>12} {:>5.2}× {:>12} {:>+5.2} ms",
+                size.count,
+                milliseconds(*hook),
+                hook.as_secs_f64() / hooks[0].as_secs_f64(),
+                milliseconds(*copy),
+                more * 1000.0
+            );
+        }
     }
     Ok(())
 }
+
+type Way<'a> = Box<dyn Fn() -> Command + 'a>;
 
 const ENGINES: [&str; 3] = ["ldconfig", "native", "incremental"];
 

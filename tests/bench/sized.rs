@@ -31,6 +31,16 @@ impl Sized {
         hook_on(&self.container.root(), self.scratch.path(), None, engine)
     }
 
+    /// One read and one write of the cache.
+    pub(crate) fn copy(&self) -> Command {
+        let etc = self.container.root().join("etc");
+        let mut dd = Command::new("/bin/dd");
+        dd.args(["bs=16M", "status=none"]);
+        dd.arg(format!("if={}", etc.join("ld.so.cache").display()));
+        dd.arg(format!("of={}", etc.join("copy").display()));
+        dd
+    }
+
     pub(crate) fn warm(&self) -> Result<()> {
         self.container.restore()
     }
