@@ -64,6 +64,18 @@ impl Made {
     pub fn added(&self) -> impl Iterator<Item = Entry<'_>> {
         self.libraries.added()
     }
+
+    /// Would a loader find what was added? Not in a base that is in no order.
+    fn is_found(&self) -> Result<(), Reason> {
+        let cache = Cache::parse(&self.cache).map_err(|malformed| malformed.to_string())?;
+        let is_lost = |new: &Entry<'_>| cache.find(new.name, Some(new.flags)).is_none();
+        match self.added().find(is_lost) {
+            Some(lost) => {
+                Err(format!("{:?} would not be found in it", String::from_utf8_lossy(lost.name)))
+            }
+            None => Ok(()),
+        }
+    }
 }
 
 /// Directories of an update.
@@ -153,20 +165,6 @@ impl Planned {
     fn apply(self, base: Vec<u8>) -> Result<Made> {
         let cache = self.plan.apply(base).context("make linker cache")?;
         Ok(Made { cache, ..self.made })
-    }
-}
-
-impl Made {
-    /// Would a loader find what was added? Not in a base that is in no order.
-    fn is_found(&self) -> Result<(), Reason> {
-        let cache = Cache::parse(&self.cache).map_err(|malformed| malformed.to_string())?;
-        let is_lost = |new: &Entry<'_>| cache.find(new.name, Some(new.flags)).is_none();
-        match self.added().find(is_lost) {
-            Some(lost) => {
-                Err(format!("{:?} would not be found in it", String::from_utf8_lossy(lost.name)))
-            }
-            None => Ok(()),
-        }
     }
 }
 

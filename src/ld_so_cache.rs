@@ -11,7 +11,7 @@ use std::fmt;
 use memchr::memchr;
 
 pub use merge::{Merge, Plan};
-pub use order::{compare, is_wild, libcmp};
+pub use order::{compare, compare_ranked, is_wild, libcmp};
 
 use record::{OLD_SIZE as OLD_ENTRY, Record, SIZE as ENTRY};
 use strings::Lines;

@@ -1,6 +1,6 @@
 //! Entries in the order of the cache.
 
-use crate::ld_so_cache::{Entry, compare, is_wild};
+use crate::ld_so_cache::{Entry, compare, compare_ranked, is_wild};
 
 /// An entry, and the place of its directory in the search.
 pub(super) type Ranked<'a> = (Entry<'a>, u32);
@@ -21,7 +21,7 @@ pub(super) fn entries<'a>(found: impl Iterator<Item = Ranked<'a>>) -> Vec<Ranked
     // Stable. A comparison that is no order may make it panic; here a wild name's place is arbitrary, as long as it is one.
     match wild {
         true => all.sort_by(|left, right| right.0.name.cmp(left.0.name)),
-        false => all.sort_by(|left, right| compare(&left.0, &right.0).then(left.1.cmp(&right.1))),
+        false => all.sort_by(compare_ranked),
     }
     all
 }

@@ -6,7 +6,7 @@ use std::ops::Range;
 use anyhow::{Context, Result, ensure};
 use memchr::memrchr;
 
-use super::order::{compare, is_wild};
+use super::order::{compare, compare_ranked, is_wild};
 use super::patch::Patch;
 use super::strings::{self, Lines, Moves};
 use super::{
@@ -194,7 +194,7 @@ impl<'a> Merge<'a> {
         let displaced = displaced.into_iter().map(|(index, rank)| Some((self.entry(index)?, rank)));
         let mut all = displaced.collect::<Option<Vec<_>>>().context("read entries")?;
         all.extend(new);
-        all.sort_by(|left, right| compare(&left.0, &right.0).then(left.1.cmp(&right.1)));
+        all.sort_by(compare_ranked);
         Ok(all)
     }
 
@@ -235,7 +235,7 @@ impl<'a> Merge<'a> {
     fn first_behind(&self, new: &Entry<'_>, rank: u32) -> u32 {
         let is_before = |index: u32, before: u32| {
             let kept = self.entry(index);
-            kept.is_some_and(|kept| compare(&kept, new).then(before.cmp(&rank)).is_le())
+            kept.is_some_and(|kept| compare_ranked(&(kept, before), &(*new, rank)).is_le())
         };
         let run = self.kept.partition_point(|run| is_before(run.indices.start, run.rank));
         let Some(run) = run.checked_sub(1).and_then(|run| self.kept.get(run)) else { return 0 };

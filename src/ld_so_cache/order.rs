@@ -95,6 +95,11 @@ pub fn compare(left: &Entry<'_>, right: &Entry<'_>) -> Ordering {
         .then_with(|| hwcaps(&left.hwcap, &right.hwcap))
 }
 
+/// Compares entries with the ranks of their directories, which decide between equals.
+pub fn compare_ranked(left: &(Entry<'_>, u32), right: &(Entry<'_>, u32)) -> Ordering {
+    compare(&left.0, &right.0).then(left.1.cmp(&right.1))
+}
+
 fn hwcaps(left: &Hwcap<'_>, right: &Hwcap<'_>) -> Ordering {
     match (left, right) {
         (Hwcap::Subdirectory { name: a, .. }, Hwcap::Subdirectory { name: b, .. }) => a.cmp(b),

@@ -73,7 +73,7 @@ impl<'a> Lines<'a> {
         starts
     }
 
-    /// Is the line used in which a place is? Not if it starts farther off than a path is long, for that would have to be
+    /// Is the line used in which a place is? Not if it starts farther off than a string may, for that would have to be
     /// looked for, again and again.
     pub(super) fn is_used(&self, at: usize) -> bool {
         let Some(at) = at.checked_sub(self.start) else { return false };
@@ -94,7 +94,7 @@ impl<'a> Lines<'a> {
             && memchr_iter(0, self.bytes).count() == self.count
     }
 
-    /// The line that starts at a place, if it is no longer than a path.
+    /// The line that starts at a place, if it is no longer than a string may be.
     fn line(&self, start: usize) -> Option<&'a [u8]> {
         let rest = self.bytes.get(start..)?;
         let rest = rest.get(..MAX_STRING).unwrap_or(rest);
@@ -102,7 +102,7 @@ impl<'a> Lines<'a> {
     }
 
     /// Where the first line starts, from a line on, that a string does not come behind; nowhere if a line on the way there is
-    /// longer than a path.
+    /// longer than a string may be.
     ///
     /// It is in order between its new neighbours, even where the lines have none, for both were compared.
     fn place(&self, from: usize, string: &[u8]) -> Option<usize> {

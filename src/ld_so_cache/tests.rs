@@ -60,7 +60,7 @@ fn a_merge_is_what_all_would_be_written_as() {
         new.sort_by(|left, right| compare(&left.0, &right.0));
         let kept = old.iter().enumerate().filter(|(index, _)| chosen & 1 << index != 0);
         let mut all: Vec<_> = kept.map(|(_, entry)| *entry).chain(new.iter().copied()).collect();
-        all.sort_by(|left, right| compare(&left.0, &right.0).then(left.1.cmp(&right.1)));
+        all.sort_by(compare_ranked);
         let plan = |merge: &Merge<'_>, new: &[_]| merge.plan(new, &[b"x86-64-v4"], b"tests");
         let merged = plan(&merge, &new).unwrap().apply(file.clone()).unwrap();
         let anew = plan(&Merge::default(), &all).unwrap().apply(Vec::new()).unwrap();

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use nri_ldcache::ld_so_cache::{Cache, Entry, Hwcap, Merge, compare, is_wild, libcmp};
+use nri_ldcache::ld_so_cache::{
+    Cache, Entry, Hwcap, Merge, compare, compare_ranked, is_wild, libcmp,
+};
 
 /// Reads an input as a cache if it begins as one, else as lines of name, path, flags and the subdirectory of glibc-hwcaps.
 pub fn check(data: &[u8]) {
@@ -87,7 +89,7 @@ fn round(entries: &[Entry<'_>], generator: &[u8]) {
     // No ldconfig sorts such names in a way that could be said.
     let has_order = !entries.iter().any(|entry| is_wild(entry.name));
     if has_order {
-        ranked.sort_by(|left, right| compare(&left.0, &right.0).then(left.1.cmp(&right.1)));
+        ranked.sort_by(compare_ranked);
     }
     let subdirectories: &[&[u8]] = &[b"x86-64-v2", b"x86-64-v3"];
     let write = |merge: &Merge<'_>, new: &[(Entry<'_>, u32)], old: &[u8]| {
@@ -113,7 +115,7 @@ fn round(entries: &[Entry<'_>], generator: &[u8]) {
         let merge = merge.expect("entries that were written");
         let all = ranked.iter().filter(|(_, rank)| rank % 3 != gone % 3);
         let mut all: Vec<_> = all.map(|(entry, rank)| (*entry, rank ^ turned)).collect();
-        all.sort_by(|left, right| compare(&left.0, &right.0).then(left.1.cmp(&right.1)));
+        all.sort_by(compare_ranked);
         let (kept, new): (Vec<_>, Vec<_>) =
             all.iter().partition(|(_, rank)| is_kept(rank ^ turned));
         assert_eq!(merge.len(), kept.len());
