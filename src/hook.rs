@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::discover;
 use crate::engine::{self, Made};
 use crate::found::Found;
-use crate::jail::{self, Changes, Confined, Jail, Memory};
+use crate::jail::{self, Changes, Confined, Executes, Jail, Memory};
 use crate::ld_so_conf::Plan;
 use crate::ldconfig::Ldconfig;
 use crate::musl;
@@ -104,7 +104,8 @@ fn refresh(
     let plan = Plan::make(jail.root(), update.dirs()).context("plan configuration")?;
     let musl = musl::Plan::make(jail.root(), update.dirs()).context("plan musl's configuration")?;
     clock.lap("plan");
-    let confined = jail.confine(plan.linked())?;
+    let executes = ldconfig.map_or(Executes::Nothing, |_| Executes::Ldconfig);
+    let confined = jail.confine(plan.linked(), executes)?;
     clock.lap("confine");
     let mut changes = Changes::begin(&confined);
     let change = || {

@@ -82,6 +82,15 @@ struct Layers {
     refused: Vec<String>,
 }
 
+/// What is executed in a jail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Executes {
+    /// Nothing: there is no system call for it.
+    Nothing,
+    /// The sealed ldconfig, in a child.
+    Ldconfig,
+}
+
 /// Proof that this process is in a jail, and has given up what it does not need there.
 ///
 /// Whatever writes below `/etc` or executes ldconfig asks for one, and only [`Jail::confine`] makes one.
@@ -141,12 +150,12 @@ impl Jail {
     }
 
     /// Gives up what writing the configuration and the cache, and links in `dirs`, does not need.
-    pub fn confine(mut self, dirs: &[String]) -> Result<Confined> {
+    pub fn confine(mut self, dirs: &[String], executes: Executes) -> Result<Confined> {
         let privileges = prctl::set_no_new_privs().and_then(|()| prctl::set_dumpable(false));
         self.layers.note("no new privileges", privileges.map_err(Into::into))?;
         let landlock = landlock::restrict(&self.root, dirs);
         self.layers.note("landlock", landlock)?;
-        let seccomp = seccomp::restrict();
+        let seccomp = seccomp::restrict(executes);
         self.layers.note("seccomp", seccomp)?;
         Ok(Confined(self))
     }
