@@ -1,8 +1,8 @@
 //! The mount table of a process (proc_pid_mountinfo(5)). Paths are bytes: an image may have names that are not UTF-8.
 
 use std::ffi::OsString;
-use std::fs;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Component, Path, PathBuf};
 
@@ -28,7 +28,10 @@ struct Mount {
 impl MountInfo {
     /// Reads the table of this process.
     pub(super) fn read() -> io::Result<Self> {
-        Ok(Self::parse(&fs::read("/proc/self/mountinfo")?))
+        // A file of procfs tells no size, and asked for little it gives little.
+        let mut table = Vec::with_capacity(64 << 10);
+        File::open("/proc/self/mountinfo")?.read_to_end(&mut table)?;
+        Ok(Self::parse(&table))
     }
 
     pub(crate) fn parse(table: &[u8]) -> Self {
