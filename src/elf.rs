@@ -9,32 +9,24 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use fields::{Class, Fields, Head};
+use fields::{Fields, Head};
+pub use steps::{Headed, Linked, Opened};
 
+use crate::root::will_read;
+
+mod dynamic;
 mod fields;
 mod property;
+mod segments;
+mod steps;
 
 /// What is read first, in one go: the header, the program headers and nearly always the notes. A page, which is what
 /// comes from a disk anyway.
 const HEAD: usize = 4096;
-/// Least bytes of a library: the header of a 64-bit one, which ldconfig asks of all.
-const HEADER: usize = 64;
-/// Linux itself loads nothing with more program headers than a page holds (fs/binfmt_elf.c, `load_elf_phdrs`: 64 KiB).
-const MAX_SEGMENTS: u16 = 1170;
-/// Entries of a dynamic section; a library has about 30, and one for each library that it needs.
-const MAX_DYNAMIC: u64 = 16_384;
-/// Longest name that is of any use as a file name or in a path (`PATH_MAX`, limits.h).
-const MAX_NAME: usize = 4096;
 
 const ET_DYN: u16 = 3;
+const PF_R: u32 = 4;
 const PT_LOAD: u32 = 1;
-const PT_DYNAMIC: u32 = 2;
-const PT_INTERP: u32 = 3;
-const PT_GNU_PROPERTY: u32 = 0x6474_e553;
-const DT_NULL: u64 = 0;
-const DT_NEEDED: u64 = 1;
-const DT_STRTAB: u64 = 5;
-const DT_SONAME: u64 = 14;
 const EM_386: u16 = 3;
 const EM_X86_64: u16 = 62;
 
@@ -42,11 +34,28 @@ const EM_X86_64: u16 = 62;
 pub trait ReadAt {
     /// Reads at `offset` as pread(2) does; fewer bytes than asked for are the end of the file.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
+
+    /// Tells that these bytes will be read, for a disk to fetch them until then.
+    fn will_read(&self, _offset: u64, _size: u64) {}
 }
 
 impl ReadAt for File {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         FileExt::read_at(self, buffer, offset)
+    }
+
+    fn will_read(&self, offset: u64, size: u64) {
+        will_read(self, offset, size);
+    }
+}
+
+impl<B: ReadAt + ?Sized> ReadAt for &B {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        (**self).read_at(buffer, offset)
+    }
+
+    fn will_read(&self, offset: u64, size: u64) {
+        (**self).will_read(offset, size);
     }
 }
 
@@ -161,156 +170,28 @@ impl std::error::Error for Refused {}
 
 type Result<T> = std::result::Result<T, Refused>;
 
-/// Libraries that are glibc 2's.
-const GLIBC: [[u8; 10]; 2] = [*b"libc.so.6\0", *b"libm.so.6\0"];
-
 impl Library {
     /// Reads a library as ldconfig of `arch` does.
-    pub fn read<B: ReadAt + ?Sized>(bytes: &B, arch: Arch) -> Result<Self> {
-        let head = Head::read(bytes)?;
-        let class = head.class(arch)?;
-        let flags = flags(arch, class, &head);
-        let fields = Fields::new(&head, class);
-        let segments = Segments::read(&fields)?;
-        let asks = flags == LIBC6; // the machine leaves it open
-        let dynamic = Dynamic::read(&fields, &segments, asks)?;
-        let strings = segments.file_offset(dynamic.strings.ok_or(Refused::NotDynamic)?);
-        let soname = dynamic.soname.map(|at| fields.string(strings, at)).transpose()?;
-        let names_libc6 = asks
-            && (segments.interpreter_of_glibc(&fields)
-                || dynamic.needed.iter().any(|at| fields.is_string(strings, *at, &GLIBC)));
-        let isa_level = match arch {
-            Arch::X86_64 => segments.isa_level(&fields),
-            _ => 0,
-        };
-        Ok(Self { soname, flags, isa_level, names_libc6 })
+    pub fn read(bytes: impl ReadAt, arch: Arch) -> Result<Self> {
+        Opened::new(bytes).head(arch)?.dynamic()?.library()
     }
 }
 
-/// What the machine says about the ABI: `process_elf_file` in sysdeps/x86/readelflib.c and
-/// sysdeps/unix/sysv/linux/arm/readelflib.c.
-fn flags(arch: Arch, class: Class, head: &Head<impl ReadAt + ?Sized>) -> i32 {
-    const ARM_EABI: u32 = 0xff00_0000;
-    const ARM_EABI5: u32 = 0x0500_0000;
-    match (arch, class) {
-        (Arch::X86_64, Class::Elf64) => 0x303,
-        (Arch::X86_64, Class::Elf32) if head.machine() == EM_X86_64 => 0x803,
-        (Arch::Aarch64, Class::Elf64) => 0xa03,
-        (Arch::Aarch64, Class::Elf32) if head.flags(class) & ARM_EABI == ARM_EABI5 => {
-            match head.flags(class) {
-                flags if flags & 0x400 != 0 => 0x903,
-                flags if flags & 0x200 != 0 => 0xb03,
-                _ => LIBC6,
-            }
-        }
-        (Arch::Other(flag), Class::Elf64) => flag,
-        _ => LIBC6,
-    }
-}
-
-/// The program headers that matter.
-struct Segments {
-    /// Address, file offset and size in the file.
-    loads: Vec<[u64; 3]>,
-    dynamic: u64,
-    interpreter: Option<u64>,
-    /// File offset and size.
-    properties: Vec<[u64; 2]>,
-}
-
-impl Segments {
-    fn read<B: ReadAt + ?Sized>(fields: &Fields<'_, B>) -> Result<Self> {
-        let (start, count) = fields.segments();
-        if count > MAX_SEGMENTS {
-            return Err(Refused::Excessive);
-        }
-        let mut found =
-            Self { loads: Vec::new(), dynamic: 0, interpreter: None, properties: Vec::new() };
-        let mut dynamic = None;
-        for number in 0..u64::from(count) {
-            let segment = fields.segment(start, number)?;
-            match segment.kind {
-                PT_LOAD => found.loads.push([segment.address, segment.offset, segment.size]),
-                PT_DYNAMIC => dynamic = Some(segment).filter(|segment| segment.size > 0),
-                PT_INTERP => found.interpreter = Some(segment.offset),
-                // Notes of another alignment are not looked at.
-                PT_GNU_PROPERTY if segment.align == fields.class.word() => {
-                    found.properties.push([segment.offset, segment.size]);
-                }
-                _ => {}
-            }
-        }
-        found.dynamic = dynamic.ok_or(Refused::NotDynamic)?.offset;
-        Ok(found)
-    }
-
-    /// Where an address of the loaded library is in the file; one in no segment is taken for an offset.
-    fn file_offset(&self, address: u64) -> u64 {
-        let holds = |[start, _, size]: &&[u64; 3]| {
-            address.checked_sub(*start).is_some_and(|distance| distance < *size)
-        };
-        match self.loads.iter().find(holds) {
-            Some([start, offset, _]) => address.wrapping_sub(*start).wrapping_add(*offset),
-            None => address,
+/// Those bytes of a program that it may only read, at most `limit` of them: its strings are there, unless they are loaded
+/// together with its code, as linkers did before binutils 2.31 (ld(1), `-z separate-code`). Each segment has a NUL behind it.
+pub fn constants(bytes: impl ReadAt, limit: u64) -> Result<Vec<u8>> {
+    let head = Head::read(bytes)?;
+    let fields = Fields::new(&head, head.class(Arch::own())?);
+    let mut constants = Vec::new();
+    for segment in fields.segments()? {
+        let segment = segment?;
+        let size = segment.size.min(limit.saturating_sub(constants.len() as u64));
+        if segment.kind == PT_LOAD && segment.flags == PF_R && size > 0 {
+            fields.append(&mut constants, segment.offset, size)?;
+            constants.push(0);
         }
     }
-
-    /// Is there an interpreter that glibc 2 has (`SYSDEP_KNOWN_INTERPRETER_NAMES`)?
-    fn interpreter_of_glibc<B: ReadAt + ?Sized>(&self, fields: &Fields<'_, B>) -> bool {
-        const KNOWN: [&[u8]; 9] = [
-            b"/lib/ld-linux.so.2",
-            b"/lib/ld-linux.so.3",
-            b"/lib/ld-linux-x86-64.so.2",
-            b"/lib64/ld-linux-x86-64.so.2",
-            b"/libx32/ld-linux-x32.so.2",
-            b"/lib/ld-linux-armhf.so.3",
-            b"/lib/ld-linux-aarch64.so.1",
-            b"/lib/ld-linux-aarch64_be.so.1",
-            b"/lib/ld.so.1",
-        ];
-        let name = self.interpreter.and_then(|offset| fields.string(offset, 0).ok());
-        name.is_some_and(|name| KNOWN.contains(&name.as_slice()))
-    }
-
-    fn isa_level<B: ReadAt + ?Sized>(&self, fields: &Fields<'_, B>) -> u32 {
-        let mut levels =
-            self.properties.iter().filter_map(|[at, size]| property::isa_level(fields, *at, *size));
-        levels.next_back().unwrap_or(0)
-    }
-}
-
-/// The entries of a dynamic section that matter, each the first of its kind.
-#[derive(Default)]
-struct Dynamic {
-    strings: Option<u64>,
-    soname: Option<u64>,
-    needed: Vec<u64>,
-}
-
-impl Dynamic {
-    /// Reads up to the end, or as far as it takes to know all; `needed` says whether needs are part of that.
-    fn read<B: ReadAt + ?Sized>(
-        fields: &Fields<'_, B>,
-        segments: &Segments,
-        needed: bool,
-    ) -> Result<Self> {
-        let mut found = Self::default();
-        let mut chunk = Vec::new();
-        for number in 0..MAX_DYNAMIC {
-            let (tag, value) = fields.dynamic(&mut chunk, segments.dynamic, number)?;
-            match tag {
-                DT_NULL => return Ok(found),
-                DT_STRTAB if found.strings.is_none() => found.strings = Some(value),
-                DT_SONAME if found.soname.is_none() => found.soname = Some(value),
-                DT_NEEDED if needed => found.needed.push(value),
-                _ => {}
-            }
-            if found.strings.is_some() && found.soname.is_some() && !needed {
-                return Ok(found);
-            }
-        }
-        Err(Refused::Excessive)
-    }
+    Ok(constants)
 }
 
 #[cfg(test)]

@@ -8,7 +8,9 @@ use std::path::Path;
 use anyhow::{Context, Result, bail, ensure};
 use nix::dir::Dir as Stream;
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat, openat2};
+use nix::fcntl::{
+    OFlag, OpenHow, PosixFadviseAdvice, ResolveFlag, open, openat, openat2, posix_fadvise,
+};
 use nix::sys::stat::{Mode, SFlag, fstat};
 
 pub use dir::{Dir, Id, Kind};
@@ -189,6 +191,19 @@ fn fill(mut file: &File, bytes: &mut Vec<u8>, limit: u64) -> io::Result<()> {
     bytes.truncate(filled);
     let more = limit.saturating_add(1).saturating_sub(filled as u64);
     file.take(more).read_to_end(bytes).map(drop)
+}
+
+/// Tells that a part of a file will be read, for a disk to fetch it until then. A filesystem that can't is read without.
+pub(crate) fn will_read(file: &File, offset: u64, size: u64) {
+    if let (Ok(offset), Ok(size)) = (offset.try_into(), size.try_into()) {
+        let _ = posix_fadvise(file, offset, size, PosixFadviseAdvice::POSIX_FADV_WILLNEED);
+    }
+}
+
+/// Are there no descriptors left, or none in the whole system?
+pub(crate) fn is_out_of_files(error: &io::Error) -> bool {
+    let errno = error.raw_os_error().map(Errno::from_raw);
+    matches!(errno, Some(Errno::EMFILE | Errno::ENFILE))
 }
 
 /// The kind of file that a mode of stat(2) tells.

@@ -1,9 +1,17 @@
 //! Fields of ELF files of both classes, in this machine's byte order.
 
-use super::{Arch, EM_386, EM_X86_64, ET_DYN, HEAD, HEADER, MAX_NAME, ReadAt, Refused, Result};
+use super::{Arch, EM_386, EM_X86_64, ET_DYN, HEAD, ReadAt, Refused, Result};
 
+/// Least bytes of a library: the header of a 64-bit one, which ldconfig asks of all.
+const HEADER: usize = 64;
+/// Linux itself loads nothing with more program headers than a page holds (fs/binfmt_elf.c, `load_elf_phdrs`: 64 KiB).
+const MAX_SEGMENTS: u16 = 1170;
+/// Longest name that is of any use as a file name or in a path (`PATH_MAX`, limits.h).
+const MAX_NAME: usize = 4096;
 /// Dynamic entries that are read at once; most sections fit.
 const CHUNK: u64 = 40;
+/// Bytes of a string that are read at once.
+const STRING: usize = 128;
 
 /// 32-bit or 64-bit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,18 +31,26 @@ impl Class {
 }
 
 /// A file and its first bytes.
-pub(super) struct Head<'a, B: ?Sized> {
-    bytes: &'a B,
-    head: [u8; HEAD],
+#[derive(Debug)]
+pub(super) struct Head<B> {
+    bytes: B,
+    head: Box<[u8; HEAD]>,
     filled: usize,
 }
 
-impl<'a, B: ReadAt + ?Sized> Head<'a, B> {
-    pub(super) fn read(bytes: &'a B) -> Result<Self> {
-        let mut head = Self { bytes, head: [0; HEAD], filled: 0 };
-        head.filled = read_full(bytes, &mut head.head, 0)?;
+impl<B: ReadAt> Head<B> {
+    pub(super) fn read(bytes: B) -> Result<Self> {
+        let mut head = Self { bytes, head: Box::new([0; HEAD]), filled: 0 };
+        head.filled = read_full(&head.bytes, head.head.as_mut_slice(), 0)?;
         head.check()?;
         Ok(head)
+    }
+
+    /// Tells that these bytes will be read, if they are not in memory yet.
+    pub(super) fn will_read(&self, offset: u64, size: u64) {
+        if offset.checked_add(size).is_some_and(|end| end > HEAD as u64) {
+            self.bytes.will_read(offset, size);
+        }
     }
 
     /// The order of questions is that of `process_file` in elf/readlib.c.
@@ -62,16 +78,16 @@ impl<'a, B: ReadAt + ?Sized> Head<'a, B> {
     }
 
     pub(super) fn machine(&self) -> u16 {
-        u16_at(&self.head, 18)
+        u16_at(self.head.as_slice(), 18)
     }
 
     pub(super) fn flags(&self, class: Class) -> u32 {
-        u32_at(&self.head, if class == Class::Elf64 { 48 } else { 36 })
+        u32_at(self.head.as_slice(), if class == Class::Elf64 { 48 } else { 36 })
     }
 
     /// The class, if it and the machine are of `arch`.
     pub(super) fn class(&self, arch: Arch) -> Result<Class> {
-        let kind = u16_at(&self.head, 16);
+        let kind = u16_at(self.head.as_slice(), 16);
         if kind != ET_DYN {
             return Err(Refused::Type(kind));
         }
@@ -98,11 +114,11 @@ impl<'a, B: ReadAt + ?Sized> Head<'a, B> {
             let head = self.head.get(..self.filled).unwrap_or_default();
             return head.read_at(buffer, offset).map_err(Refused::Unreadable);
         }
-        read_full(self.bytes, buffer, offset)
+        read_full(&self.bytes, buffer, offset)
     }
 }
 
-fn read_full<B: ReadAt + ?Sized>(bytes: &B, buffer: &mut [u8], offset: u64) -> Result<usize> {
+fn read_full(bytes: &impl ReadAt, buffer: &mut [u8], offset: u64) -> Result<usize> {
     let mut filled = 0;
     while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
         let at = offset.checked_add(filled as u64).ok_or(Refused::Truncated)?;
@@ -119,6 +135,7 @@ fn read_full<B: ReadAt + ?Sized>(bytes: &B, buffer: &mut [u8], offset: u64) -> R
 /// A program header.
 pub(super) struct Segment {
     pub(super) kind: u32,
+    pub(super) flags: u32,
     pub(super) offset: u64,
     pub(super) address: u64,
     pub(super) size: u64,
@@ -126,26 +143,30 @@ pub(super) struct Segment {
 }
 
 /// A file whose class is known.
-pub(super) struct Fields<'a, B: ?Sized> {
-    head: &'a Head<'a, B>,
+pub(super) struct Fields<'a, B> {
+    head: &'a Head<B>,
     pub(super) class: Class,
 }
 
-impl<'a, B: ReadAt + ?Sized> Fields<'a, B> {
-    pub(super) fn new(head: &'a Head<'a, B>, class: Class) -> Self {
+impl<'a, B: ReadAt> Fields<'a, B> {
+    pub(super) fn new(head: &'a Head<B>, class: Class) -> Self {
         Self { head, class }
     }
 
-    /// File offset and number of the program headers.
-    pub(super) fn segments(&self) -> (u64, u16) {
-        let head = &self.head.head;
-        match self.class {
+    /// The program headers.
+    pub(super) fn segments(&self) -> Result<impl Iterator<Item = Result<Segment>>> {
+        let head = self.head.head.as_slice();
+        let (start, count) = match self.class {
             Class::Elf32 => (u32_at(head, 28).into(), u16_at(head, 44)),
             Class::Elf64 => (u64_at(head, 32), u16_at(head, 56)),
+        };
+        if count > MAX_SEGMENTS {
+            return Err(Refused::Excessive);
         }
+        Ok((0..u64::from(count)).map(move |number| self.segment(start, number)))
     }
 
-    pub(super) fn segment(&self, start: u64, number: u64) -> Result<Segment> {
+    fn segment(&self, start: u64, number: u64) -> Result<Segment> {
         let size = if self.class == Class::Elf64 { 56 } else { 32 };
         let offset = start.checked_add(number * size).ok_or(Refused::Truncated)?;
         let mut bytes = [0; 56];
@@ -157,6 +178,7 @@ impl<'a, B: ReadAt + ?Sized> Fields<'a, B> {
         Ok(match self.class {
             Class::Elf32 => Segment {
                 kind,
+                flags: u32_at(bytes, 24),
                 offset: short(4),
                 address: short(8),
                 size: short(16),
@@ -164,12 +186,23 @@ impl<'a, B: ReadAt + ?Sized> Fields<'a, B> {
             },
             Class::Elf64 => Segment {
                 kind,
+                flags: u32_at(bytes, 4),
                 offset: long(8),
                 address: long(16),
                 size: long(32),
                 align: long(48),
             },
         })
+    }
+
+    /// Tells that the dynamic section at `start` will be read.
+    pub(super) fn will_read_dynamic(&self, start: u64) {
+        self.head.will_read(start, CHUNK * 2 * self.class.word());
+    }
+
+    /// Tells that a string will be read.
+    pub(super) fn will_read_string(&self, start: u64, at: u64) {
+        self.head.will_read(start.saturating_add(at), STRING as u64);
     }
 
     /// Tag and value of an entry of the dynamic section at `start`; `chunk` keeps what was read for the next ones.
@@ -198,7 +231,7 @@ impl<'a, B: ReadAt + ?Sized> Fields<'a, B> {
     pub(super) fn string(&self, start: u64, at: u64) -> Result<Vec<u8>> {
         let offset = start.checked_add(at).ok_or(Refused::Truncated)?;
         let mut name = Vec::new();
-        let mut chunk = [0; 128];
+        let mut chunk = [0; STRING];
         while name.len() <= MAX_NAME {
             let from = offset.checked_add(name.len() as u64).ok_or(Refused::Truncated)?;
             let filled = self.head.read_at(&mut chunk, from)?;
@@ -221,6 +254,15 @@ impl<'a, B: ReadAt + ?Sized> Fields<'a, B> {
         let offset = start.checked_add(at);
         let read = offset.is_some_and(|offset| self.head.read_at(&mut bytes, offset).is_ok());
         read && of.contains(&bytes)
+    }
+
+    /// Appends what there is of a part of the file.
+    pub(super) fn append(&self, to: &mut Vec<u8>, offset: u64, size: u64) -> Result<()> {
+        let start = to.len();
+        to.resize(start + size as usize, 0);
+        let filled = self.head.read_at(to.get_mut(start..).unwrap_or_default(), offset)?;
+        to.truncate(start + filled);
+        Ok(())
     }
 
     pub(super) fn exact(&self, buffer: &mut [u8], offset: u64) -> Result<()> {

@@ -10,11 +10,7 @@ const NT_GNU_PROPERTY_TYPE_0: u32 = 5;
 const GNU_PROPERTY_X86_ISA_1_NEEDED: u32 = 0xc000_8002;
 
 /// The highest bit of the ISA levels needed, if the segment says so.
-pub(super) fn isa_level<B: ReadAt + ?Sized>(
-    fields: &Fields<'_, B>,
-    offset: u64,
-    size: u64,
-) -> Option<u32> {
+pub(super) fn isa_level(fields: &Fields<'_, impl ReadAt>, offset: u64, size: u64) -> Option<u32> {
     let bytes = read(fields, offset, size.min(MAX_SIZE)).ok()?;
     let align = fields.class.word() as usize;
     let mut at = 0usize;
@@ -31,7 +27,7 @@ pub(super) fn isa_level<B: ReadAt + ?Sized>(
     None
 }
 
-fn read<B: ReadAt + ?Sized>(fields: &Fields<'_, B>, offset: u64, size: u64) -> Result<Vec<u8>> {
+fn read(fields: &Fields<'_, impl ReadAt>, offset: u64, size: u64) -> Result<Vec<u8>> {
     let mut bytes = vec![0; size as usize];
     fields.exact(&mut bytes, offset)?;
     Ok(bytes)

@@ -1,3 +1,5 @@
+use super::dynamic::{DT_NEEDED, DT_NULL, DT_SONAME, DT_STRTAB};
+use super::segments::{PT_DYNAMIC, PT_GNU_PROPERTY};
 use super::*;
 
 /// A 64-bit library: header, program headers, dynamic section, strings, all in one segment at address 0x1000.
@@ -152,4 +154,68 @@ fn many_needs_of_long_names_are_cheap() {
     put(&mut whole.0, strings as usize + 5000, b"libm.so.6\0");
     put(&mut whole.0, needed, &5000u32.to_ne_bytes());
     assert!(Library::read(&whole, Arch::X86_64).unwrap().names_libc6);
+}
+
+/// A file, what was told to be read of it, and what was read without being told.
+#[derive(Debug, Default)]
+struct Slow {
+    file: Vec<u8>,
+    told: std::cell::RefCell<Vec<std::ops::Range<u64>>>,
+    untold: std::cell::RefCell<Vec<u64>>,
+}
+
+impl ReadAt for Slow {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let end = offset + buffer.len() as u64;
+        let is_told = |told: &std::ops::Range<u64>| told.start <= offset && end <= told.end;
+        if !self.told.borrow().iter().any(is_told) {
+            self.untold.borrow_mut().push(offset);
+        }
+        self.file.read_at(buffer, offset)
+    }
+
+    fn will_read(&self, offset: u64, size: u64) {
+        self.told.borrow_mut().push(offset..offset + size);
+    }
+}
+
+#[test]
+fn what_a_step_reads_was_told_before() {
+    let mut file = library(b"libx.so.1", None);
+    let (dynamic, strings) = (0x9000u64, 0x20000u64);
+    put(&mut file, 64 + 32, &0x4_0000u64.to_ne_bytes());
+    put(&mut file, 64 + 56 + 8, &dynamic.to_ne_bytes());
+    file.resize(0x4_0000, 0);
+    for (at, word) in [DT_SONAME, 1, DT_STRTAB, 0x1000 + strings, DT_NULL, 0].iter().enumerate() {
+        put(&mut file, dynamic as usize + 8 * at, &word.to_ne_bytes());
+    }
+    put(&mut file, strings as usize + 1, b"libfar.so.2");
+    let slow = Slow { file, ..Slow::default() };
+    let headed = Opened::new(&slow).head(Arch::X86_64).unwrap();
+    let linked = headed.dynamic().unwrap();
+    assert_eq!(slow.told.borrow().len(), 3, "{:?}", slow.told);
+    assert_eq!(linked.library().unwrap().soname.as_deref(), Some(&b"libfar.so.2"[..]));
+    assert!(slow.untold.borrow().is_empty(), "{:x?} of {:x?}", slow.untold, slow.told);
+}
+
+#[test]
+fn constants_are_what_is_only_read() {
+    let mut file = library(b"libx.so.1", None);
+    file.resize(0x300, 0);
+    for (number, flags, offset, size) in
+        [(0usize, 4u32, 0x100u64, 4u64), (1, 5, 0x104, 4), (2, 4, 0x2fe, 100)]
+    {
+        let at = 64 + 56 * number;
+        put(&mut file, at, &PT_LOAD.to_ne_bytes());
+        put(&mut file, at + 4, &flags.to_ne_bytes());
+        put(&mut file, at + 8, &offset.to_ne_bytes());
+        put(&mut file, at + 32, &size.to_ne_bytes());
+    }
+    put(&mut file, 0x100, b"readexec");
+    put(&mut file, 0x2fe, b"st");
+    let found = |file: &[u8], limit| constants(file, limit).unwrap();
+    assert_eq!(found(&file, 1000), b"read\0st\0");
+    assert_eq!(found(&file, 2), b"re\0");
+    put(&mut file, 16, &2u16.to_ne_bytes());
+    assert!(constants(file.as_slice(), 1000).is_err());
 }

@@ -1,6 +1,7 @@
 //! [`Search`]: looks through one directory as `search_dir` of ldconfig does (elf/ldconfig.c).
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::io;
 use std::time::Instant;
 
@@ -13,8 +14,11 @@ use super::links::Links;
 use super::listing::{Filter, Index, Listing, contains};
 use super::search_path::SearchDir;
 use super::soname_link;
-use crate::elf::{ANY_LIBC, Arch, LIBC6, Library, Refused};
-use crate::root::{Dir, Id, Root};
+use crate::elf::{ANY_LIBC, Arch, Headed, LIBC6, Library, Linked, Opened, Refused};
+use crate::root::{Dir, Id, Root, is_out_of_files};
+
+/// Files that are read together, so that a disk has as many of them to fetch. A jail has some 250 descriptors.
+const AT_ONCE: usize = 32;
 
 /// What a search needs, and what it did.
 pub(super) struct Search<'a> {
@@ -112,11 +116,10 @@ impl<'a> Search<'a> {
         place.leads = all.clone().map(follow).collect();
         let mut told = vec![None; listing.len()];
         self.assume(place, known, choice, &mut told)?;
-        for at in all.clone().filter(|at| !listing.is_link(*at)) {
-            if told.get(at).is_some_and(Option::is_none) {
-                let read = self.file(place.dir.file(listing.name(at)), choice)?;
-                told.get_mut(at).into_iter().for_each(|told| *told = read);
-            }
+        let is_unknown = |at: &usize| told.get(*at).is_some_and(Option::is_none);
+        let files = all.clone().filter(|at| !listing.is_link(*at)).filter(is_unknown);
+        for some in files.collect::<Vec<_>>().chunks(AT_ONCE) {
+            self.files(place, some, choice, &mut told)?;
         }
         for at in all.filter(|at| listing.is_link(*at)) {
             if told.get(at).is_some_and(Option::is_none) {
@@ -133,6 +136,33 @@ impl<'a> Search<'a> {
         }
         name_aouts(self.root, place, &mut told, choice)?;
         Ok(told)
+    }
+
+    /// Reads files, step by step with all of them.
+    fn files(
+        &mut self,
+        place: &Place<'_>,
+        files: &[usize],
+        choice: &mut Choice,
+        told: &mut [Option<Told>],
+    ) -> Result<()> {
+        let mut opened = Vec::with_capacity(files.len());
+        for at in files {
+            self.in_time()?;
+            if let Some(file) = self.open(place.dir.file(place.listing.name(*at)))? {
+                opened.push((*at, Opened::new(file)));
+            }
+        }
+        let headed = opened.into_iter().map(|(at, file)| (at, file.head(Arch::own())));
+        let headed: Vec<_> = headed.collect();
+        let linked = headed.into_iter().map(|(at, file)| (at, file.and_then(Headed::dynamic)));
+        let linked: Vec<_> = linked.collect();
+        for (at, file) in linked {
+            self.in_time()?;
+            let read = self.understand(file.and_then(Linked::library), choice)?;
+            told.get_mut(at).into_iter().for_each(|told| *told = read);
+        }
+        Ok(())
     }
 
     /// Takes over what a cache says of this directory: its entries, and that the file to which links with entries lead is
@@ -192,17 +222,33 @@ impl<'a> Search<'a> {
         self.file(file, choice)
     }
 
-    /// What an opened file says; nothing if it is no library. Whether it is a regular file shows when it is read: others
-    /// have no offsets, or are not there, for mounts of the jail are without devices.
-    fn file(
-        &mut self,
-        file: io::Result<impl Into<std::fs::File>>,
+    /// What a file says; nothing if it is no library.
+    fn file(&mut self, file: io::Result<File>, choice: &mut Choice) -> Result<Option<Told>> {
+        self.in_time()?;
+        let Some(file) = self.open(file)? else { return Ok(None) };
+        self.understand(Library::read(file, Arch::own()), choice)
+    }
+
+    /// Takes a file that could be opened. Whether it is a regular one shows when it is read: others have no offsets, or are
+    /// not there, for mounts of the jail are without devices.
+    fn open(&mut self, file: io::Result<File>) -> Result<Option<File>> {
+        match file {
+            Ok(file) => {
+                self.opened += 1;
+                Ok(Some(file))
+            }
+            // That is our lack, and says nothing of the file.
+            Err(error) if is_out_of_files(&error) => Err(error).context("open a library"),
+            Err(_) => Ok(None),
+        }
+    }
+
+    fn understand(
+        &self,
+        read: Result<Library, Refused>,
         choice: &mut Choice,
     ) -> Result<Option<Told>> {
-        let Ok(file) = file else { return Ok(None) };
-        self.in_time()?;
-        self.opened += 1;
-        Ok(match Library::read(&file.into(), Arch::own()) {
+        Ok(match read {
             Ok(library) => Some(self.told(&library, choice)?),
             Err(Refused::Aout) => {
                 let flags = if self.glibc.is_legacy() { 0 } else { LIBC6 };

@@ -3,12 +3,15 @@
 use std::cell::Cell;
 use std::io;
 
-use nri_ldcache::elf::{Arch, Library, ReadAt, Refused};
+use nri_ldcache::elf::{Arch, Library, ReadAt, Refused, constants};
 
 /// Bytes that one file may cost: its head, program headers, the dynamic section, and as many names as that has needs.
 const MOST_BYTES: u64 = 80 << 20;
 /// The longest name that is taken: a path, and the rest of a read.
 const LONGEST: usize = 4096 + 128;
+
+/// Constants that are asked for: less than some files have.
+const CONSTANTS: u64 = 1000;
 
 /// Reads a file as the ldconfigs of all architectures do.
 pub fn check(data: &[u8]) {
@@ -16,7 +19,7 @@ pub fn check(data: &[u8]) {
         let whole = Metered::new(data, usize::MAX);
         let library = Library::read(&whole, arch);
         assert!(whole.bytes.get() <= MOST_BYTES, "{} bytes read", whole.bytes.get());
-        let cut = Library::read(&Metered::new(data, 7), arch);
+        let cut = Library::read(Metered::new(data, 7), arch);
         assert_eq!(told(&library), told(&cut), "short reads make a difference");
         assert_eq!(told(&library), told(&Library::read(data, arch)));
         let Ok(library) = library else { continue };
@@ -24,6 +27,10 @@ pub fn check(data: &[u8]) {
         assert!(library.isa_level < 32 && library.flags & 0xff == 3, "{:#x}", library.flags);
         assert!(data.len() >= 64 && data.starts_with(b"\x7fELF"));
     }
+    let whole = constants(data, CONSTANTS);
+    // Each segment has a byte of its own, and a NUL behind it.
+    assert!(whole.as_ref().map_or(0, Vec::len) as u64 <= 2 * CONSTANTS);
+    assert_eq!(whole.ok(), constants(Metered::new(data, 7), CONSTANTS).ok());
 }
 
 fn told(library: &Result<Library, Refused>) -> String {
