@@ -8,14 +8,13 @@
 use std::cmp::Ordering;
 use std::fmt;
 
-use memchr::memchr;
-
 pub use merge::{Merge, Plan};
 pub use order::{compare, compare_ranked, is_wild, libcmp};
 
 use record::{OLD_SIZE as OLD_ENTRY, Record, SIZE as ENTRY};
 use strings::Lines;
 
+mod byte;
 mod merge;
 mod order;
 mod patch;
@@ -301,7 +300,7 @@ impl<'a> Cache<'a> {
 fn string(strings: &[u8], at: u32) -> Option<&[u8]> {
     let rest = strings.get(at as usize..)?;
     let rest = rest.get(..MAX_STRING).unwrap_or(rest);
-    rest.get(..memchr(0, rest)?)
+    rest.get(..byte::first(0, rest)?)
 }
 
 /// The first index of a range for which something is not so.

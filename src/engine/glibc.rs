@@ -2,8 +2,7 @@
 
 use std::path::Path;
 
-use memchr::memmem::find_iter;
-
+use crate::elf;
 use crate::root::Root;
 
 /// Loaders of the architectures that glibc has one name for (sysdeps/*/shlib-versions).
@@ -40,20 +39,47 @@ impl Glibc {
     /// The loader, because it is what will read the cache, and because it has both as plain strings: the text of
     /// `ld.so --version`, and the directories that it searches by itself.
     pub fn of(root: &Root) -> Self {
-        let read = |path: &&str| root.read(Path::new(path), LIMIT).ok().flatten();
-        LOADERS.iter().find_map(read).map(|loader| Self::read(&loader)).unwrap_or_default()
+        LOADERS.iter().find_map(|path| Self::of_loader(root, path)).unwrap_or_default()
     }
 
-    /// Reads a loader.
+    /// Its strings are in a fifth of it, or with older linkers anywhere.
+    fn of_loader(root: &Root, path: &str) -> Option<Self> {
+        let constants = root.file(path.as_bytes()).ok().map(|file| elf::constants(file, LIMIT));
+        let found = constants.and_then(Result::ok).map(|constants| Self::read(&constants));
+        let is_whole = |found: &Self| found.banner.is_some() && !found.system_dirs.is_empty();
+        found.filter(is_whole).or_else(|| {
+            let loader = root.read(Path::new(path), LIMIT).ok().flatten()?;
+            Some(Self::read(&loader))
+        })
+    }
+
+    /// Reads a loader, or the strings of one.
+    ///
+    /// The directories are the first strings in a row that are absolute ones with a slash behind, one of them a `lib`
+    /// (`SYSTEM_DIRS`, elf/Makefile).
     pub(crate) fn read(loader: &[u8]) -> Self {
-        let mut found = Self { system_dirs: system_dirs(loader), ..Self::default() };
-        for at in find_iter(loader, b"\0ld.so ") {
-            if let Some(banner) = loader.get(at + 1..).and_then(banner) {
+        let mut found = Self::default();
+        let mut dirs = Vec::new();
+        for string in loader.split(|byte| *byte == 0) {
+            if let Some(banner) = banner(string) {
                 found.banner = Some(banner.to_owned());
                 found.version = version(banner);
             }
+            match system_dir(string).filter(|_| dirs.len() < MAX_SYSTEM_DIRS) {
+                Some(dir) => dirs.push(dir),
+                None => found.take_dirs(&mut dirs),
+            }
         }
+        found.take_dirs(&mut dirs);
         found
+    }
+
+    fn take_dirs(&mut self, dirs: &mut Vec<&[u8]>) {
+        let has_lib = |dir: &&[u8]| dir.windows(4).any(|part| part == b"/lib");
+        if self.system_dirs.is_empty() && dirs.iter().any(has_lib) {
+            self.system_dirs = dirs.iter().map(|dir| dir.to_vec()).collect();
+        }
+        dirs.clear();
     }
 
     /// Takes what is not known of the loader from the generator of a cache, which is ldconfig's banner.
@@ -130,7 +156,7 @@ fn relatives(dir: &[u8]) -> Vec<Vec<u8>> {
 
 /// What follows the name in `ld.so (Debian GLIBC 2.36-9) stable release version 2.36.`, the first line of a text.
 fn banner(text: &[u8]) -> Option<&[u8]> {
-    let line = text.strip_prefix(b"ld.so ")?.split(|byte| matches!(byte, 0 | b'\n')).next()?;
+    let line = text.strip_prefix(b"ld.so ")?.split(|byte| *byte == b'\n').next()?;
     version(line)?;
     line.strip_suffix(b".").filter(|banner| banner.len() <= MAX_BANNER)
 }
@@ -141,26 +167,10 @@ fn version(banner: &[u8]) -> Option<(u32, u32)> {
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
-/// The first strings in a row that are absolute directories with a slash behind, one of them a `lib`
-/// (`SYSTEM_DIRS`, elf/Makefile).
-fn system_dirs(loader: &[u8]) -> Vec<Vec<u8>> {
-    let (mut dirs, mut next): (Vec<Vec<u8>>, _) = (Vec::new(), None);
-    for end in find_iter(loader, b"/\0") {
-        let before = loader.get(end.saturating_sub(MAX_PATH)..end).unwrap_or_default();
-        let dir = before.rsplit(|byte| *byte == 0).next().unwrap_or_default();
-        let is_dir = dir.starts_with(b"/") && dir.iter().all(u8::is_ascii_graphic);
-        if !is_dir || next != Some(end - dir.len()) || dirs.len() >= MAX_SYSTEM_DIRS {
-            if dirs.iter().any(|dir| dir.windows(4).any(|part| part == b"/lib")) {
-                break;
-            }
-            dirs.clear();
-        }
-        if is_dir {
-            dirs.push(dir.to_owned());
-        }
-        next = is_dir.then_some(end + 2);
-    }
-    dirs
+fn system_dir(string: &[u8]) -> Option<&[u8]> {
+    let dir = string.strip_suffix(b"/")?;
+    let is_dir = dir.starts_with(b"/") && dir.iter().all(u8::is_ascii_graphic);
+    (is_dir && dir.len() < MAX_PATH).then_some(dir)
 }
 
 #[cfg(test)]

@@ -4,13 +4,12 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 use anyhow::{Context, Result, ensure};
-use memchr::memrchr;
 
 use super::order::{compare, compare_ranked, is_wild};
 use super::patch::Patch;
 use super::strings::{self, Lines, Moves};
 use super::{
-    Cache, ENTRY, Entry, Format, HEADER, Hwcap, Malformed, Record, partition_point, writer,
+    Cache, ENTRY, Entry, Format, HEADER, Hwcap, Malformed, Record, byte, partition_point, writer,
 };
 
 /// Most bytes of strings of entries that are looked at one by one. Many may name the same bytes, which would be sorted for each.
@@ -67,7 +66,7 @@ impl<'a> Merge<'a> {
             let entry = old.entry(&record).ok_or(Malformed::Entry(index as usize))?;
             text += entry.name.len() + entry.path.len();
             ensure!(text <= MAX_TEXT, "its entries have more than {MAX_TEXT} bytes");
-            let slash = memrchr(b'/', entry.path);
+            let slash = byte::last(b'/', entry.path);
             let dir = slash.and_then(|slash| entry.path.get(..slash));
             let Some(rank) = judge(&entry, dir)? else { continue };
             ensure!(!is_wild(entry.name), "it has a name whose number overflows");

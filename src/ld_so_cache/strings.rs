@@ -5,10 +5,9 @@ use std::cmp::Ordering;
 use std::ops::Range;
 
 use anyhow::{Context, Result};
-use memchr::{memchr, memchr_iter, memrchr};
 
-use super::MAX_STRING;
 use super::patch::Patch;
+use super::{MAX_STRING, byte};
 
 /// Appends the used lines of another cache and new strings to a file, as `stringtable_finalize` does (elf/stringtable.c).
 ///
@@ -78,7 +77,7 @@ impl<'a> Lines<'a> {
     pub(super) fn is_used(&self, at: usize) -> bool {
         let Some(at) = at.checked_sub(self.start) else { return false };
         let first = at.saturating_sub(MAX_STRING);
-        self.bytes.get(first..at).is_some_and(|before| match memrchr(0, before) {
+        self.bytes.get(first..at).is_some_and(|before| match byte::last(0, before) {
             Some(nul) => self.starts(first + nul + 1),
             None => first == 0 && self.starts(0),
         })
@@ -90,15 +89,14 @@ impl<'a> Lines<'a> {
 
     /// Is every line used?
     fn is_used_up(&self) -> bool {
-        self.bytes.last().is_none_or(|last| *last == 0)
-            && memchr_iter(0, self.bytes).count() == self.count
+        self.bytes.last().is_none_or(|last| *last == 0) && byte::count(0, self.bytes) == self.count
     }
 
     /// The line that starts at a place, if it is no longer than a string may be.
     fn line(&self, start: usize) -> Option<&'a [u8]> {
         let rest = self.bytes.get(start..)?;
         let rest = rest.get(..MAX_STRING).unwrap_or(rest);
-        rest.get(..memchr(0, rest)?)
+        rest.get(..byte::first(0, rest)?)
     }
 
     /// Where the first line starts, from a line on, that a string does not come behind; nowhere if a line on the way there is
@@ -110,7 +108,7 @@ impl<'a> Lines<'a> {
         while low < high {
             let middle = low + (high - low) / 2;
             let first = low.max(middle.saturating_sub(MAX_STRING));
-            let start = match memrchr(0, self.bytes.get(first..middle)?) {
+            let start = match byte::last(0, self.bytes.get(first..middle)?) {
                 Some(nul) => first + nul + 1,
                 None if first == low => low,
                 None => return None,
@@ -131,7 +129,7 @@ impl<'a> Lines<'a> {
             let mut run: Option<Range<usize>> = None;
             while let Some(rest) = self.bytes.get(next..range.end).filter(|rest| !rest.is_empty()) {
                 let start = next;
-                next += memchr(0, rest).map_or(rest.len(), |nul| nul + 1);
+                next += byte::first(0, rest).map_or(rest.len(), |nul| nul + 1);
                 match (&mut run, self.starts(start)) {
                     (Some(run), true) => run.end = next,
                     (None, true) => run = Some(start..next),
@@ -180,7 +178,7 @@ impl<'t> Table<'t, '_> {
         }
         let lines = self.old.bytes.get(run.clone()).and_then(|lines| lines.strip_suffix(b"\0"));
         let lines = lines.context("find lines")?;
-        let last = memrchr(0, lines).map_or(0, |nul| nul + 1);
+        let last = byte::last(0, lines).map_or(0, |nul| nul + 1);
         self.last = lines.get(last..);
         self.before = run.start + last..run.start + lines.len();
         let run = self.old.start + run.start..self.old.start + run.end;
