@@ -35,7 +35,7 @@ use sized::Sized;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_nri-ldcache");
 const RUNS: usize = 41;
-const COLD_RUNS: usize = 5;
+const COLD_RUNS: usize = 9;
 
 fn main() -> Result<()> {
     // Mounts are made in a namespace that ends with this program.
@@ -56,6 +56,8 @@ fn main() -> Result<()> {
 }
 
 fn measure() -> Result<()> {
+    // Reports are written there, and on a node it is a tmpfs: a disk would be measured with each.
+    shell::output(Command::new("mount").args(["-t", "tmpfs", "tmpfs", "/run"]))?;
     println!("binary: {:.2} MiB", fs::metadata(BINARY)?.len() as f64 / f64::from(1 << 20));
     daemon()?;
     println!();
@@ -75,7 +77,8 @@ fn measure() -> Result<()> {
     let sizes = [0, 930, 2930, 9930].map(Sized::new).into_iter().collect::<Result<Vec<_>>>()?;
     sizes.iter().try_for_each(engines)?;
     incremental(&sizes)?;
-    layers()
+    layers()?;
+    alone()
 }
 
 /// All ways to refresh a root.
@@ -100,7 +103,7 @@ fn engines(size: &Sized) -> Result<()> {
     cells(count, &costs, |cost| format!("{:>10} KiB read", cost.read >> 10));
     cells(count, &costs, |cost| format!("{:>10} KiB disk", cost.fetched >> 10));
     size.warm()?;
-    let memory = ENGINES.map(|engine| peak(size.hook(engine), engine, size.scratch.path()));
+    let memory = ENGINES.map(|engine| peak(size.hook(engine), engine));
     let cells = memory.into_iter().collect::<Result<Vec<_>>>()?;
     let cells = cells.iter().map(|peak| format!("{peak:>11.2} MiB max"));
     println!("{count:>9} {:<4} {:>19} {}", "", "", cells.collect::<Vec<_>>().join(" "));
@@ -179,9 +182,9 @@ fn cells(count: usize, costs: &[Cost], cell: impl Fn(&Cost) -> String) {
 }
 
 /// The most memory of a run in MiB, by its report.
-fn peak(mut hook: Command, engine: &str, scratch: &Path) -> Result<f64> {
+fn peak(mut hook: Command, engine: &str) -> Result<f64> {
     time(&mut hook)?;
-    let report = fs::read_to_string(scratch.join("reports/bench.json"))?;
+    let report = fs::read_to_string("/run/nri-ldcache/bench.json")?;
     let report: serde_json::Value = serde_json::from_str(&report)?;
     ensure!(report["engine"] == engine, "{report}");
     Ok(report["memory"].as_f64().context("no memory in the report")? / 1024.0)
@@ -201,6 +204,21 @@ fn layers() -> Result<()> {
         "\nlayers of the sandbox (seccomp, Landlock, capabilities): {} of {}",
         milliseconds(cost),
         milliseconds(with)
+    );
+    Ok(())
+}
+
+/// What is the same for every root: the hook's two processes and the jail, around an engine that has nothing to do.
+fn alone() -> Result<()> {
+    let scratch = tempfile::tempdir()?;
+    let empty = scratch.path().join("empty");
+    fs::create_dir_all(empty.join("etc"))?;
+    let container = Overlay::new(&scratch.path().join("container"), &[&empty])?;
+    let hook = || hook_on(&container.root(), scratch.path(), None, "native");
+    let times = rounds(&[&hook], RUNS, |_| container.restore())?;
+    println!(
+        "processes and sandbox alone, for a root without libraries: {}",
+        milliseconds(times[0])
     );
     Ok(())
 }
@@ -232,7 +250,6 @@ fn hook_on(root: &Path, scratch: &Path, by: Option<&str>, engine: &str) -> Comma
     // Under strace(1) ldconfig takes longer than a hook usually may.
     hook.args(["update-ldcache", "--timeout=60", "--folder=/opt/driver", "--engine", engine]);
     hook.arg("--container-spec").arg(&state);
-    hook.arg("--report-dir").arg(scratch.join("reports"));
     hook
 }
 
