@@ -19,7 +19,7 @@
 //! | sealed memfd, empty environment ([`crate::ldconfig`]) | CVE-2024-0135, CVE-2024-0136, CVE-2025-23266 |
 //! | one capability, no new privileges, not dumpable | mounts, raw devices, tracing, after a bug in a parser |
 //! | Landlock | files written outside `/etc`, links outside the searched directories |
-//! | seccomp | sockets, namespaces, mapped code of the image: the kernel's own bugs behind some 300 system calls |
+//! | seccomp | sockets, namespaces, mapped code of the image, and with our own engines every other program: the kernel's own bugs behind some 300 system calls |
 //! | limits of memory, file size, processor and wall-clock time | include loops, glob bombs, huge files; see `Child` |
 //!
 //! Each layer may be refused by a kernel, or by whoever started us; then the others hold, and the report says so, or with
@@ -85,7 +85,7 @@ struct Layers {
 /// What is executed in a jail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Executes {
-    /// Nothing: there is no system call for it.
+    /// Nothing: there is no system call for it, and whoever tries to gets ENOSYS.
     Nothing,
     /// The sealed ldconfig, in a child.
     Ldconfig,
