@@ -12,15 +12,25 @@ use memchr::arch::x86_64::sse2::memchr::One;
 
 /// The first place of a byte.
 pub(super) fn first(byte: u8, bytes: &[u8]) -> Option<usize> {
-    One::new(byte)?.find(bytes)
+    one(byte)?.find(bytes)
 }
 
 /// Its last place.
 pub(super) fn last(byte: u8, bytes: &[u8]) -> Option<usize> {
-    One::new(byte)?.rfind(bytes)
+    one(byte)?.rfind(bytes)
 }
 
 /// How often it is there.
 pub(super) fn count(byte: u8, bytes: &[u8]) -> usize {
-    One::new(byte).map_or(0, |one| one.count(bytes))
+    one(byte).map_or(0, |one| one.count(bytes))
+}
+
+#[cfg(any(target_arch = "aarch64", target_arch = "x86_64"))]
+fn one(byte: u8) -> Option<One> {
+    One::new(byte)
+}
+
+#[cfg(not(any(target_arch = "aarch64", target_arch = "x86_64")))]
+fn one(byte: u8) -> Option<One> {
+    Some(One::new(byte))
 }
