@@ -23,6 +23,9 @@ mod steps;
 /// What is read first, in one go: the header, the program headers and nearly always the notes. A page, which is what
 /// comes from a disk anyway.
 const HEAD: usize = 4096;
+/// What a disk is asked for before that: what the kernel reads ahead at the start of a file anyway (mm/readahead.c,
+/// `get_init_ra_size`). In a small library that is all of it.
+const AHEAD: u64 = 16 << 10;
 
 const ET_DYN: u16 = 3;
 const PF_R: u32 = 4;
@@ -177,18 +180,21 @@ impl Library {
     }
 }
 
-/// Those bytes of a program that it may only read, at most `limit` of them: its strings are there, unless they are loaded
-/// together with its code, as linkers did before binutils 2.31 (ld(1), `-z separate-code`). Each segment has a NUL behind it.
+/// Those bytes of a program that it may only read: its strings are there, unless they are loaded together with its code, as
+/// linkers did before binutils 2.31 (ld(1), `-z separate-code`). Each segment has a NUL behind it.
+///
+/// At most `limit` bytes are asked for, whether they are there or not.
 pub fn constants(bytes: impl ReadAt, limit: u64) -> Result<Vec<u8>> {
     let head = Head::read(bytes)?;
     let fields = Fields::new(&head, head.class(Arch::own())?);
-    let mut constants = Vec::new();
+    let (mut constants, mut left) = (Vec::new(), limit);
     for segment in fields.segments()? {
         let segment = segment?;
-        let size = segment.size.min(limit.saturating_sub(constants.len() as u64));
+        let size = segment.size.min(left);
         if segment.kind == PT_LOAD && segment.flags == PF_R && size > 0 {
             fields.append(&mut constants, segment.offset, size)?;
             constants.push(0);
+            left -= size;
         }
     }
     Ok(constants)

@@ -1,6 +1,6 @@
 //! Fields of ELF files of both classes, in this machine's byte order.
 
-use super::{Arch, EM_386, EM_X86_64, ET_DYN, HEAD, ReadAt, Refused, Result};
+use super::{AHEAD, Arch, EM_386, EM_X86_64, ET_DYN, HEAD, ReadAt, Refused, Result};
 
 /// Least bytes of a library: the header of a 64-bit one, which ldconfig asks of all.
 const HEADER: usize = 64;
@@ -46,9 +46,10 @@ impl<B: ReadAt> Head<B> {
         Ok(head)
     }
 
-    /// Tells that these bytes will be read, if they are not in memory yet.
+    /// Tells that these bytes will be read, if that was not told with the start of the file.
     pub(super) fn will_read(&self, offset: u64, size: u64) {
-        if offset.checked_add(size).is_some_and(|end| end > HEAD as u64) {
+        let is_behind = offset.checked_add(size).is_some_and(|end| end > AHEAD);
+        if is_behind && self.filled == HEAD {
             self.bytes.will_read(offset, size);
         }
     }

@@ -1,16 +1,12 @@
 //! A library while it is read: [`Opened`], [`Headed`], [`Linked`].
 //!
-//! Each step tells what the next one will read. Who takes them with many libraries in turn does not wait for the disk with
-//! each.
+//! Each step tells what the next one will read, or the start of that where it is unusually long. Who takes them with many
+//! libraries in turn does not wait for the disk with each.
 
 use super::dynamic::Dynamic;
 use super::fields::{Class, Fields, Head};
 use super::segments::Segments;
-use super::{Arch, EM_X86_64, LIBC6, Library, ReadAt, Refused, Result};
-
-/// What a disk is asked for at first: what the kernel reads ahead at the start of a file anyway (mm/readahead.c,
-/// `get_init_ra_size`). In a small library that is all of it.
-const AHEAD: u64 = 16 << 10;
+use super::{AHEAD, Arch, EM_X86_64, LIBC6, Library, ReadAt, Refused, Result};
 
 /// Libraries that are glibc 2's.
 const GLIBC: [[u8; 10]; 2] = [*b"libc.so.6\0", *b"libm.so.6\0"];
@@ -20,7 +16,7 @@ const GLIBC: [[u8; 10]; 2] = [*b"libc.so.6\0", *b"libm.so.6\0"];
 pub struct Opened<B>(B);
 
 impl<B: ReadAt> Opened<B> {
-    /// Begins.
+    /// Asks for its start.
     pub fn new(bytes: B) -> Self {
         bytes.will_read(0, AHEAD);
         Self(bytes)

@@ -216,6 +216,9 @@ fn constants_are_what_is_only_read() {
     let found = |file: &[u8], limit| constants(file, limit).unwrap();
     assert_eq!(found(&file, 1000), b"read\0st\0");
     assert_eq!(found(&file, 2), b"re\0");
+    // What is not there is asked for once.
+    put(&mut file, 64 + 8, &0x1000u64.to_ne_bytes());
+    assert_eq!(found(&file, 5), b"\0s\0");
     put(&mut file, 16, &2u16.to_ne_bytes());
     assert!(constants(file.as_slice(), 1000).is_err());
 }
