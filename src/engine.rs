@@ -23,6 +23,7 @@ use libraries::{Label, Libraries};
 use search::Search;
 use search_path::SearchPath;
 
+mod aout;
 mod base;
 mod choice;
 mod glibc;

@@ -165,6 +165,13 @@ impl<'a> Bundle<'a> {
         self
     }
 
+    /// Lets the container have so many descriptors at most.
+    pub(crate) fn descriptors(mut self, count: u32) -> Self {
+        let limit = json!({ "type": "RLIMIT_NOFILE", "hard": count, "soft": count });
+        self.config["process"]["rlimits"] = json!([limit]);
+        self
+    }
+
     /// Makes the container's root read-only.
     pub(crate) fn read_only(mut self) -> Self {
         self.config["root"]["readonly"] = true.into();

@@ -79,6 +79,20 @@ fn a_configuration_that_does_not_include_ours_is_served_all_the_same() -> Result
     })
 }
 
+/// crun limits itself before it runs hooks, and so them.
+#[test]
+fn a_container_of_few_descriptors_is_refreshed() -> Result<()> {
+    everywhere(|host, runtime| {
+        let volume = format!("{}/lib64", gpu::VOLUME);
+        let bundle = Bundle::new(host)?.volume(&volume, "/driver", "ro").descriptors(24);
+        let mut bundle = bundle.hook(&["--folder=/driver", "--engine=native"]);
+        let ran =
+            bundle.run(runtime, "ldconfig -p | grep -c -e /driver/libcuda.so.1 -e libc.so.6")?;
+        ensure!(ran.stdout == "2\n", "{ran:?}");
+        Ok(())
+    })
+}
+
 /// ldconfig skips over all of this, and so must we.
 #[test]
 fn harmless_oddities_of_a_configuration_are_no_failure() -> Result<()> {

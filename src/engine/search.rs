@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 
+use super::aout;
 use super::choice::{Choice, Soname, Told};
 use super::glibc::Glibc;
 use super::libraries::{Label, Libraries};
@@ -15,9 +16,9 @@ use super::listing::{Filter, Index, Listing, contains};
 use super::search_path::SearchDir;
 use super::soname_link;
 use crate::elf::{ANY_LIBC, Arch, Headed, LIBC6, Library, Linked, Opened, Refused};
-use crate::root::{Dir, Id, Root, is_out_of_files};
+use crate::root::{Dir, Root, is_out_of_files};
 
-/// Files that are read together, so that a disk has as many of them to fetch. A jail has some 250 descriptors.
+/// Files that are read together, so that a disk has as many of them to fetch.
 const AT_ONCE: usize = 32;
 
 /// What a search needs, and what it did.
@@ -118,9 +119,8 @@ impl<'a> Search<'a> {
         self.assume(place, known, choice, &mut told)?;
         let is_unknown = |at: &usize| told.get(*at).is_some_and(Option::is_none);
         let files = all.clone().filter(|at| !listing.is_link(*at)).filter(is_unknown);
-        for some in files.collect::<Vec<_>>().chunks(AT_ONCE) {
-            self.files(place, some, choice, &mut told)?;
-        }
+        let files: Vec<_> = files.collect();
+        self.files(place, &files, choice, &mut told)?;
         for at in all.filter(|at| listing.is_link(*at)) {
             if told.get(at).is_some_and(Option::is_none) {
                 let read = match place.leads.get(at).copied().flatten() {
@@ -134,11 +134,11 @@ impl<'a> Search<'a> {
                 told.get_mut(at).into_iter().for_each(|told| *told = read);
             }
         }
-        name_aouts(self.root, place, &mut told, choice)?;
+        aout::name(self.root, place, &mut told, choice)?;
         Ok(told)
     }
 
-    /// Reads files, step by step with all of them.
+    /// Reads files, as many together as there are descriptors for.
     fn files(
         &mut self,
         place: &Place<'_>,
@@ -146,17 +146,39 @@ impl<'a> Search<'a> {
         choice: &mut Choice,
         told: &mut [Option<Told>],
     ) -> Result<()> {
-        let mut opened = Vec::with_capacity(files.len());
+        let mut opened = Vec::with_capacity(AT_ONCE);
         for at in files {
             self.in_time()?;
-            if let Some(file) = self.open(place.dir.file(place.listing.name(*at)))? {
+            let open = || place.dir.file(place.listing.name(*at));
+            let mut file = open();
+            if opened.len() == AT_ONCE || file.as_ref().is_err_and(is_out_of_files) {
+                self.together(std::mem::take(&mut opened), choice, told)?;
+                file = file.or_else(|_| open());
+            }
+            if let Some(file) = self.open(file)? {
                 opened.push((*at, Opened::new(file)));
             }
         }
-        let headed = opened.into_iter().map(|(at, file)| (at, file.head(Arch::own())));
-        let headed: Vec<_> = headed.collect();
-        let linked = headed.into_iter().map(|(at, file)| (at, file.and_then(Headed::dynamic)));
-        let linked: Vec<_> = linked.collect();
+        self.together(opened, choice, told)
+    }
+
+    /// Takes each step with all of the files.
+    fn together(
+        &self,
+        opened: Vec<(usize, Opened<File>)>,
+        choice: &mut Choice,
+        told: &mut [Option<Told>],
+    ) -> Result<()> {
+        let mut headed = Vec::with_capacity(opened.len());
+        for (at, file) in opened {
+            self.in_time()?;
+            headed.push((at, file.head(Arch::own())));
+        }
+        let mut linked = Vec::with_capacity(headed.len());
+        for (at, file) in headed {
+            self.in_time()?;
+            linked.push((at, file.and_then(Headed::dynamic)));
+        }
         for (at, file) in linked {
             self.in_time()?;
             let read = self.understand(file.and_then(Linked::library), choice)?;
@@ -214,12 +236,15 @@ impl<'a> Search<'a> {
         name: &[u8],
         choice: &mut Choice,
     ) -> Result<Option<Told>> {
+        self.in_time()?;
         let path = place.path(name);
-        let file = self.root.file(&path);
-        if file.is_err() && contains(name, b".so.") && self.root.id(&path).is_none() {
-            self.changed += usize::from(self.links.remove(place.dir, name).is_ok());
-        }
-        self.file(file, choice)
+        let Some(file) = self.open(self.root.file(&path))? else {
+            if contains(name, b".so.") && self.root.id(&path).is_none() {
+                self.changed += usize::from(self.links.remove(place.dir, name).is_ok());
+            }
+            return Ok(None);
+        };
+        self.understand(Library::read(file, Arch::own()), choice)
     }
 
     /// What a file says; nothing if it is no library.
@@ -302,37 +327,6 @@ impl<'a> Search<'a> {
 fn tell(told: &mut [Option<Told>], at: usize, (start, end): (u32, u32), flags: i32) {
     let new = Told { soname: Soname::Said(start, end), flags, isa_level: 0 };
     told.get_mut(at).into_iter().for_each(|told| *told = Some(new));
-}
-
-/// Gives a.out files their names: ldconfig makes one of the first name under which it meets the file, which may be a
-/// link's, and keeps it for the others.
-fn name_aouts(
-    root: &Root,
-    place: &Place<'_>,
-    told: &mut [Option<Told>],
-    choice: &mut Choice,
-) -> Result<()> {
-    let mut named: Vec<(Option<Id>, Soname)> = Vec::new();
-    for (at, told) in told.iter_mut().enumerate() {
-        let Some(Told { soname: soname @ Soname::Major, .. }) = told else { continue };
-        let lead = root.id(&place.path(place.listing.name(at)));
-        if let Some((_, first)) = named.iter().find(|(file, _)| *file == lead) {
-            *soname = *first;
-            continue;
-        }
-        let (start, end) = choice.keep(major(place.listing.name(at)))?;
-        *soname = Soname::Said(start, end);
-        named.push((lead, *soname));
-    }
-    Ok(())
-}
-
-/// `libx.so.1` of `libx.so.1.2` (elf/readlib.c).
-fn major(name: &[u8]) -> &[u8] {
-    let Some(start) = name.windows(4).position(|part| part == b".so.") else { return name };
-    let rest = name.get(start + 4..).unwrap_or_default();
-    let end = rest.iter().position(|byte| *byte == b'.').map_or(name.len(), |dot| start + 4 + dot);
-    name.get(..end).unwrap_or(name)
 }
 
 #[cfg(test)]

@@ -52,6 +52,10 @@ impl Root {
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
         let dir = match self.open(path, flags, ResolveFlag::empty()) {
             Ok(dir) => dir,
+            // That is our lack, and says nothing of the directory.
+            Err(error @ (Errno::EMFILE | Errno::ENFILE)) => {
+                return Err(error).with_context(|| format!("open {}", path.display()));
+            }
             // ldconfig passes over what it can't open.
             Err(_) => return Ok(None),
         };
