@@ -201,9 +201,18 @@ impl Drop for Sandbox<'_> {
     fn drop(&mut self) {
         let stop = v1::StopPodSandboxRequest { pod_sandbox_id: self.id.clone() };
         let remove = v1::RemovePodSandboxRequest { pod_sandbox_id: self.id.clone() };
+        let of_it = v1::ContainerFilter { pod_sandbox_id: self.id.clone(), ..Default::default() };
+        let list = v1::ListContainersRequest { filter: Some(of_it) };
         let mut client = self.cri.client.clone();
+        // Its containers first, as kubelet removes them: containerd 2.1 locks out new plugins for a sandbox and again for each
+        // container that it removes with it, and a plugin that connects in between stops them all for ever (sync.RWMutex: no
+        // recursive read locks).
         let removed = self.cri.call("remove pod sandbox", async move {
             client.stop_pod_sandbox(stop).await?;
+            for container in client.list_containers(list).await?.into_inner().containers {
+                let container_id = container.id;
+                client.remove_container(v1::RemoveContainerRequest { container_id }).await?;
+            }
             client.remove_pod_sandbox(remove).await
         });
         if let Err(error) = removed {
