@@ -79,7 +79,7 @@ fn a_configuration_that_does_not_include_ours_is_served_all_the_same() -> Result
     })
 }
 
-/// crun limits itself before it runs hooks, and so them.
+/// Runtimes limit themselves before they run hooks, and so limit them.
 #[test]
 fn a_container_of_few_descriptors_is_refreshed() -> Result<()> {
     everywhere(|host, runtime| {

@@ -236,15 +236,13 @@ impl<'a> Search<'a> {
         name: &[u8],
         choice: &mut Choice,
     ) -> Result<Option<Told>> {
-        self.in_time()?;
         let path = place.path(name);
-        let Some(file) = self.open(self.root.file(&path))? else {
-            if contains(name, b".so.") && self.root.id(&path).is_none() {
-                self.changed += usize::from(self.links.remove(place.dir, name).is_ok());
-            }
-            return Ok(None);
-        };
-        self.understand(Library::read(file, Arch::own()), choice)
+        let file = self.root.file(&path);
+        let is_missing = file.as_ref().is_err_and(|error| !is_out_of_files(error));
+        if is_missing && contains(name, b".so.") && self.root.id(&path).is_none() {
+            self.changed += usize::from(self.links.remove(place.dir, name).is_ok());
+        }
+        self.file(file, choice)
     }
 
     /// What a file says; nothing if it is no library.

@@ -12,7 +12,7 @@ use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, ResolveFlag, openat, readlinkat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
 
-use super::{Root, kind};
+use super::{Root, is_out_of_files, kind};
 
 /// What a hostile directory may cost us to read. The largest of Debian, a `-dev` system's /usr/lib, has 10,000 entries.
 const MAX_ENTRIES: usize = 200_000;
@@ -53,7 +53,7 @@ impl Root {
         let dir = match self.open(path, flags, ResolveFlag::empty()) {
             Ok(dir) => dir,
             // That is our lack, and says nothing of the directory.
-            Err(error @ (Errno::EMFILE | Errno::ENFILE)) => {
+            Err(error) if is_out_of_files(&error.into()) => {
                 return Err(error).with_context(|| format!("open {}", path.display()));
             }
             // ldconfig passes over what it can't open.
