@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::discover;
 use crate::engine::{self, Made};
 use crate::found::Found;
-use crate::jail::{self, Changes, Confined, Executes, Jail, Memory};
+use crate::jail::{self, Changes, Confined, Executes, Jail, Killed, Memory, Shield};
 use crate::ld_so_conf::Plan;
 use crate::ldconfig::Ldconfig;
 use crate::musl;
@@ -52,6 +52,11 @@ pub fn run(update: &Update, state: &OsStr) -> Result<()> {
     // A bug of ours is no reason for a container not to start, if other failures are none.
     let result = catch_unwind(AssertUnwindSafe(|| update_root(update, &state, end)));
     let result = result.unwrap_or_else(|_| Err(anyhow!("panicked")));
+    // The kernel takes the jail apart while we tell; it is waited for at the end.
+    let (result, _killed) = match result {
+        Ok((done, killed)) => (Ok(done), Some(killed)),
+        Err(error) => (Err(error), None),
+    };
     // In a user namespace the host's directory can't be written.
     let _ = Report::new(&state.id, start.elapsed(), &result).write(update.report_dir());
     result.map(drop)
@@ -80,32 +85,38 @@ impl Read for Patient {
     }
 }
 
-fn update_root(update: &Update, state: &State, end: Instant) -> Result<Done> {
+fn update_root(update: &Update, state: &State, end: Instant) -> Result<(Done, Killed)> {
     let rootfs = state.rootfs()?;
     // What is executed inside is opened outside, before there is anything of the container to be met.
     let ldconfig = match update.engine() {
         Engine::Ldconfig => Some(Ldconfig::seal(update.ldconfig_path())?),
         Engine::Auto | Engine::Incremental | Engine::Native => None,
     };
-    jail::run(&rootfs, end, |refused, end| refresh(update, ldconfig.as_ref(), refused, end))
+    let ldconfig = ldconfig.as_ref();
+    let inside = |shield, end| refresh(update, ldconfig, shield, end);
+    jail::run(&rootfs, executes(ldconfig), end, inside)
 }
 
-/// Runs as pid 1 of new namespaces, in the container's root as working directory.
+fn executes(ldconfig: Option<&Ldconfig>) -> Executes {
+    ldconfig.map_or(Executes::Nothing, |_| Executes::Ldconfig)
+}
+
+/// Runs in the container's root as working directory.
 fn refresh(
     update: &Update,
     ldconfig: Option<&Ldconfig>,
-    refused: Vec<String>,
+    shield: Shield,
     end: Instant,
 ) -> Result<Done> {
     let (mut clock, memory) = (Clock::start(), Memory::watch());
-    let jail = jail::enter(update.sandbox(), refused, update.timeout()).context("enter jail")?;
+    let jail = jail::enter(update.sandbox(), executes(ldconfig), shield, update.timeout());
+    let jail = jail.context("enter jail")?;
     clock.lap("enter");
     let update = with_discovered(update, &jail);
     let plan = Plan::make(jail.root(), update.dirs()).context("plan configuration")?;
     let musl = musl::Plan::make(jail.root(), update.dirs()).context("plan musl's configuration")?;
     clock.lap("plan");
-    let executes = ldconfig.map_or(Executes::Nothing, |_| Executes::Ldconfig);
-    let confined = jail.confine(plan.linked(), executes)?;
+    let confined = jail.confine(plan.linked())?;
     clock.lap("confine");
     let mut changes = Changes::begin(&confined);
     let change = || {

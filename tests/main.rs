@@ -16,6 +16,7 @@ mod kubelet;
 mod matrix;
 mod node;
 mod pod;
+mod sandbox;
 mod served;
 mod shell;
 

@@ -17,7 +17,7 @@ const BORDERS: [(&str, &[&str]); 5] = [
         &["src/jail.rs", "src/jail/", "src/ldconfig.rs", "src/oci.rs", "src/root.rs", "src/root/"],
     ),
     ("libc::", &["src/jail/mount_setattr.rs"]),
-    ("libc as", &["src/jail/seccomp.rs"]),
+    ("libc as", &["src/jail/filter.rs", "src/jail/seccomp.rs"]),
     ("unsafe_code", &["src/jail/mount_setattr.rs", "src/jail/process.rs"]),
 ];
 

@@ -12,13 +12,18 @@ use super::process::readable;
 /// Bytes of an answer: it names every directory that was added, 256 of 4 KiB, and quoted.
 const LIMIT: usize = 4 << 20;
 
+/// What ends an answer: there is none in compact JSON.
+const END: u8 = b'\n';
+
 /// Answers.
 pub(crate) fn tell<T: Serialize>(answer: &Result<T>, mut to: impl Write) -> io::Result<()> {
     let answer = answer.as_ref().map_err(|error| format!("{error:#}"));
-    to.write_all(&serde_json::to_vec(&answer)?)
+    let mut line = serde_json::to_vec(&answer)?;
+    line.push(END);
+    to.write_all(&line)
 }
 
-/// Reads what the jail answers, until it ends.
+/// Reads what the jail answers, until it has, or ends.
 pub(super) fn listen(mut pipe: PipeReader, deadline: Instant) -> Result<Vec<u8>> {
     let (mut answer, mut buffer) = (Vec::new(), [0; 4096]);
     loop {
@@ -30,6 +35,9 @@ pub(super) fn listen(mut pipe: PipeReader, deadline: Instant) -> Result<Vec<u8>>
         }
         answer.extend_from_slice(&buffer[..count]);
         ensure!(answer.len() <= LIMIT, "its answer is larger than {LIMIT} bytes");
+        if answer.ends_with(&[END]) {
+            return Ok(answer);
+        }
     }
 }
 
@@ -71,6 +79,15 @@ mod tests {
         assert_eq!(understand::<Vec<String>>(&heard(told).unwrap()).unwrap(), added);
         let error = heard(vec![b'x'; LIMIT + 1]).unwrap_err().to_string();
         assert!(error.contains("larger than 4194304 bytes"), "{error}");
+    }
+
+    #[test]
+    fn an_answer_ends_with_its_line() {
+        let (reader, mut writer) = pipe().unwrap();
+        tell(&Ok("done"), &mut writer).unwrap();
+        let heard = listen(reader, Instant::now() + Duration::from_secs(10)).unwrap();
+        assert_eq!(understand::<String>(&heard).unwrap(), "done");
+        drop(writer);
     }
 
     #[test]

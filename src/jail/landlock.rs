@@ -35,7 +35,8 @@ pub(super) fn restrict(root: &Root, dirs: &[String]) -> Result<()> {
     for dir in dirs {
         allow(dir, link)?;
     }
-    let status = rules.restrict_self().context("restrict")?;
+    // They are given up already, and there may be no system call for it anymore.
+    let status = rules.no_new_privs(false).restrict_self().context("restrict")?;
     ensure!(status.ruleset != RulesetStatus::NotEnforced, "not in this kernel");
     Ok(())
 }

@@ -3,8 +3,12 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Component, Path, PathBuf};
+
+use nix::fcntl::{OFlag, open, openat};
+use nix::sys::stat::Mode;
 
 /// The mounts of this process's namespace, in the order in which they were made visible.
 #[derive(Debug, Default)]
@@ -25,13 +29,31 @@ struct Mount {
     pseudo: bool,
 }
 
+/// The directory of this process in procfs, to read its table when its root has none.
+#[derive(Debug)]
+pub(crate) struct ThisProcess(OwnedFd);
+
+impl ThisProcess {
+    pub(super) fn open() -> io::Result<Self> {
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        Ok(Self(open("/proc/self", flags, Mode::empty())?))
+    }
+
+    /// What is mounted where this process can get to: the rest of a node, which has thousands, is not written.
+    pub(super) fn mounts(self) -> io::Result<MountInfo> {
+        let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
+        let file = File::from(openat(&self.0, "mountinfo", flags, Mode::empty())?);
+        // A file of procfs tells no size, and asked for little it gives little.
+        let mut table = Vec::with_capacity(16 << 10);
+        (&file).read_to_end(&mut table)?;
+        Ok(MountInfo::parse(&table))
+    }
+}
+
 impl MountInfo {
     /// Reads the table of this process.
     pub(super) fn read() -> io::Result<Self> {
-        // A file of procfs tells no size, and asked for little it gives little.
-        let mut table = Vec::with_capacity(64 << 10);
-        File::open("/proc/self/mountinfo")?.read_to_end(&mut table)?;
-        Ok(Self::parse(&table))
+        ThisProcess::open()?.mounts()
     }
 
     pub(crate) fn parse(table: &[u8]) -> Self {

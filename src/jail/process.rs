@@ -73,12 +73,30 @@ impl Child {
         }
     }
 
-    /// Kills the child and, if it is pid 1 of a namespace, whatever else lives there. `None` if it does not die.
-    pub(crate) fn kill(self) -> nix::Result<Option<WaitStatus>> {
+    /// Kills the child and, if it is pid 1 of a namespace, whatever else lives there.
+    pub(crate) fn kill(self) -> nix::Result<Killed> {
         match kill(self.pid, Signal::SIGKILL) {
-            Ok(()) | Err(Errno::ESRCH) => self.wait(Instant::now() + PATIENCE),
+            Ok(()) | Err(Errno::ESRCH) => Ok(Killed(self)),
             Err(error) => Err(error),
         }
+    }
+}
+
+/// A child that was killed. It has a second to end, until this is dropped.
+#[derive(Debug)]
+pub struct Killed(Child);
+
+impl Killed {
+    /// How it ended; `None` if it does not.
+    pub(crate) fn status(&self) -> nix::Result<Option<WaitStatus>> {
+        self.0.wait(Instant::now() + PATIENCE)
+    }
+}
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        // ECHILD if its status was asked for.
+        let _ = self.status();
     }
 }
 

@@ -4,16 +4,12 @@
 //! not listed fails with ENOSYS, for which C libraries have a fallback; EPERM made ldconfig spin (libnvidia-container
 //! issues 324 and 326).
 
-use std::env::consts::ARCH;
-
 use anyhow::{Context, Result};
 use libc as c;
-use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
-    SeccompRule, TargetArch, apply_filter,
-};
+use seccompiler::{Error, apply_filter, sock_filter};
 
 use super::Executes;
+use super::filter::{Filter, Only};
 
 /// What reading an image and writing its files needs.
 const FILES: &[i64] = &[
@@ -24,7 +20,6 @@ const FILES: &[i64] = &[
     c::SYS_exit_group,
     c::SYS_fchmod,
     c::SYS_fchmodat,
-    c::SYS_fcntl,
     c::SYS_fstat,
     c::SYS_futex,
     c::SYS_getdents64,
@@ -49,14 +44,19 @@ const FILES: &[i64] = &[
     c::SYS_sigaltstack,
     c::SYS_statx,
     c::SYS_symlinkat,
-    c::SYS_tgkill,
     c::SYS_unlinkat,
     c::SYS_write,
     c::SYS_writev,
 ];
 
-/// What only this program needs for that: to look below the root, and to tell a disk what will be read.
-const OURS: &[i64] = &[c::SYS_fadvise64, c::SYS_openat2];
+/// What only this program needs for that: to look below the root, to tell a disk what will be read, and to give up more.
+const OURS: &[i64] = &[
+    c::SYS_fadvise64,
+    c::SYS_landlock_add_rule,
+    c::SYS_landlock_create_ruleset,
+    c::SYS_landlock_restrict_self,
+    c::SYS_openat2,
+];
 
 /// What ldconfig needs beside them, and a C library that starts.
 const LDCONFIG: &[i64] = &[
@@ -64,6 +64,7 @@ const LDCONFIG: &[i64] = &[
     c::SYS_clock_nanosleep,
     c::SYS_dup,
     c::SYS_faccessat,
+    c::SYS_fcntl,
     c::SYS_fdatasync,
     c::SYS_fstatfs,
     c::SYS_fsync,
@@ -84,6 +85,7 @@ const LDCONFIG: &[i64] = &[
     c::SYS_set_tid_address,
     c::SYS_statfs,
     c::SYS_sysinfo,
+    c::SYS_tgkill,
     c::SYS_umask,
     c::SYS_uname,
 ];
@@ -125,63 +127,69 @@ const PARENT: &[i64] = &[
     c::SYS_waitid,
 ];
 
-/// Flags with which glibc forks.
-const FORK: u64 = (c::CLONE_CHILD_SETTID | c::CLONE_CHILD_CLEARTID | c::SIGCHLD) as u64;
+/// Code of the image can be mapped to be read, never to be run.
+const DATA: Only = Only { argument: 2, mask: c::PROT_EXEC as u64, value: 0 };
+
+/// Commands up to `F_SETLKW`; the next would have signals sent to any process (fcntl(2), `F_SETOWN`).
+const PLAIN: Only = Only { argument: 1, mask: 0xffff_fff8, value: 0 };
+
+/// Forks, as glibc does it.
+const FORK: Only = Only {
+    argument: 0,
+    mask: u64::MAX,
+    value: (c::CLONE_CHILD_SETTID | c::CLONE_CHILD_CLEARTID | c::SIGCHLD) as u64,
+};
+
+/// A program can be executed by descriptor, as the sealed ldconfig is, never by path.
+const BY_DESCRIPTOR: Only = Only { argument: 4, mask: 0xffff_ffff, value: c::AT_EMPTY_PATH as u64 };
+
+/// Longer than a filter may be (`BPF_MAXINSNS`, linux/bpf_common.h).
+static TOO_LONG: [sock_filter; 4097] =
+    [const { sock_filter { code: 0, jt: 0, jf: 0, k: 0 } }; 4097];
+
+/// Are there filters? Where there are, one that is too long is wrong.
+pub(super) fn is_there() -> bool {
+    let refused = apply_filter(&TOO_LONG);
+    matches!(refused, Err(Error::Seccomp(error)) if error.raw_os_error() == Some(c::EINVAL))
+}
 
 /// Limits this process to what the update needs.
 pub(super) fn restrict(executes: Executes) -> Result<()> {
-    match executes {
-        Executes::Nothing => install(&[FILES, OLD_FILES, OURS], Vec::new()),
-        Executes::Ldconfig => {
-            let fork = when(0, SeccompCmpArgLen::Qword, SeccompCmpOp::Eq, FORK)?;
-            let lists = [FILES, OLD_FILES, OURS, LDCONFIG, OLD_LDCONFIG, PARENT];
-            install(&lists, vec![(c::SYS_clone, fork), execute()?])
-        }
-    }
+    let ours = files().allow(OURS);
+    install(match executes {
+        Executes::Nothing => ours.allow_only(c::SYS_fcntl, PLAIN),
+        Executes::Ldconfig => ldconfig(ours).allow(PARENT).allow_only(c::SYS_clone, FORK),
+    })
 }
 
 /// Limits this process further, to what ldconfig needs.
 pub(crate) fn restrict_to_ldconfig() -> Result<()> {
-    install(&[FILES, OLD_FILES, LDCONFIG, OLD_LDCONFIG], vec![execute()?])
+    install(ldconfig(files()))
 }
 
-/// A program can be executed by descriptor, as the sealed ldconfig is, never by path.
-fn execute() -> Result<(i64, SeccompRule)> {
-    let by_descriptor =
-        when(4, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, c::AT_EMPTY_PATH as u64)?;
-    Ok((c::SYS_execveat, by_descriptor))
+fn files() -> Filter {
+    let files = Filter::default().allow(FILES).allow(OLD_FILES);
+    files.allow_only(c::SYS_mmap, DATA).allow_only(c::SYS_mprotect, DATA)
 }
 
-fn install(lists: &[&[i64]], mut rules: Vec<(i64, SeccompRule)>) -> Result<()> {
-    // Code of the image can be mapped to be read, never to be run.
-    let data = || when(2, SeccompCmpArgLen::Dword, SeccompCmpOp::MaskedEq(c::PROT_EXEC as u64), 0);
-    rules.extend([(c::SYS_mmap, data()?), (c::SYS_mprotect, data()?)]);
-    let always = lists.iter().copied().flatten().map(|call| (*call, Vec::new()));
-    let sometimes = rules.into_iter().map(|(call, rule)| (call, vec![rule]));
-    let refuse = SeccompAction::Errno(c::ENOSYS as u32);
-    let arch = TargetArch::try_from(ARCH).context("no filter for this architecture")?;
-    let filter =
-        SeccompFilter::new(always.chain(sometimes).collect(), refuse, SeccompAction::Allow, arch)?;
-    let program: BpfProgram = filter.try_into()?;
-    apply_filter(&program).context("install filter")
+fn ldconfig(filter: Filter) -> Filter {
+    let filter = filter.allow(LDCONFIG).allow(OLD_LDCONFIG);
+    filter.allow_only(c::SYS_execveat, BY_DESCRIPTOR)
 }
 
-fn when(
-    argument: u8,
-    length: SeccompCmpArgLen,
-    op: SeccompCmpOp,
-    value: u64,
-) -> Result<SeccompRule> {
-    Ok(SeccompRule::new(vec![SeccompCondition::new(argument, length, op, value)?])?)
+fn install(filter: Filter) -> Result<()> {
+    apply_filter(&filter.program()?).context("install filter")
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::stdin;
     use std::thread;
 
     use nix::errno::Errno;
+    use nix::fcntl::{FcntlArg, fcntl};
     use nix::sys::wait::waitpid;
-    use nix::unistd::{ForkResult, execv, fork};
+    use nix::unistd::{ForkResult, execv, fork, getpid};
 
     use super::*;
 
@@ -202,6 +210,35 @@ mod tests {
             [forked, executed]
         });
         tried.join().unwrap()
+    }
+
+    /// Where there is no namespace of our own, none of this may reach the host.
+    #[test]
+    fn nothing_is_asked_of_other_processes() {
+        let asked = thread::spawn(|| {
+            restrict(Executes::Nothing).unwrap();
+            let this = getpid();
+            // SAFETY: none of these touches memory; the process asked is this one, and the signal none.
+            #[allow(unsafe_code)]
+            let asked = unsafe {
+                [
+                    c::socket(c::AF_UNIX, c::SOCK_DGRAM, 0),
+                    c::kill(this.as_raw(), 0),
+                    c::syscall(c::SYS_tgkill, this.as_raw(), this.as_raw(), 0) as i32,
+                    c::fcntl(0, c::F_SETOWN, this.as_raw()),
+                    c::fcntl(0, c::F_SETLEASE, c::F_RDLCK),
+                    c::shmget(c::IPC_PRIVATE, 1, 0),
+                    c::sethostname([].as_ptr(), 0),
+                    c::unshare(c::CLONE_NEWNS),
+                    c::ptrace(c::PTRACE_TRACEME, 0, 0, 0) as i32,
+                ]
+            };
+            (asked, Errno::last(), fcntl(stdin(), FcntlArg::F_GETFL).is_ok())
+        });
+        let (asked, last, gets_flags) = asked.join().unwrap();
+        assert_eq!(asked, [-1; 9]);
+        assert_eq!(last, Errno::ENOSYS);
+        assert!(gets_flags && is_there());
     }
 
     #[test]

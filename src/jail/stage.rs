@@ -1,4 +1,4 @@
-//! The second process of a hook: pid 1 of new namespaces, watched from outside.
+//! The second process of a hook, watched from outside.
 
 use std::fs::{self, File, TryLockError};
 use std::io::pipe;
@@ -13,8 +13,8 @@ use nix::unistd::{close, fchdir};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::answer;
-use super::process::Child;
+use super::process::{Child, Killed};
+use super::{Executes, Shield, answer, seccomp};
 use crate::oci::Rootfs;
 
 /// Of the time that a hook has, the part that is kept for undoing and for telling: a fifth.
@@ -35,36 +35,44 @@ pub fn close_inherited() {
     }
 }
 
-/// Runs `inside` in a process of its own, with `rootfs` as working directory, in namespaces of its own, until `end` at most.
-/// It is given what could not be had, and the time at which it should have ended.
+/// Runs `inside` in a process of its own, with `rootfs` as working directory, until `end` at most. It is given what shields it,
+/// and the time at which it should have ended. Returns its answer, and itself, which may be about to end: that takes the kernel some
+/// time, for mounts end with it.
 ///
 /// The process is forked, not executed anew: that costs a millisecond less (in a virtual machine most of it for CPUID,
 /// which every start of a C library asks for), and needs no procfs to find this program in.
 pub fn run<T: Serialize + DeserializeOwned>(
     rootfs: &Rootfs,
+    executes: Executes,
     end: Instant,
-    inside: impl FnOnce(Vec<String>, Instant) -> Result<T>,
-) -> Result<T> {
+    inside: impl FnOnce(Shield, Instant) -> Result<T>,
+) -> Result<(T, Killed)> {
     let name = rootfs.path().display();
     fchdir(rootfs).with_context(|| format!("change into root {name}"))?;
     let lock = lock(end).with_context(|| format!("lock root {name}"))?;
-    let refused = isolate().context("unshare namespaces")?;
+    let shield = match executes {
+        Executes::Nothing if seccomp::is_there() => Shield::Seccomp,
+        _ => Shield::Namespaces(isolate().context("unshare namespaces")?),
+    };
     let (reader, writer) = pipe().context("make pipe")?;
     let reserve = end.saturating_duration_since(Instant::now()) / RESERVE;
     let child = Child::spawn(|| {
         // Both lead to the container's mounts as they are outside, where volumes can be written.
         let _ = close(rootfs.as_fd().as_raw_fd());
         let _ = close(lock.as_raw_fd());
-        i32::from(answer::tell(&inside(refused, end - reserve), &writer).is_err())
+        i32::from(answer::tell(&inside(shield, end - reserve), &writer).is_err())
     });
     let child = child.context("fork")?;
     drop(writer);
     let answer = answer::listen(reader, end);
-    // Whatever it started ends with it: it is pid 1 of their namespace.
-    let status = child.kill().context("kill jail")?;
-    let answer = answer.with_context(|| format!("update {name}"))?;
-    ensure!(!answer.is_empty(), "update {name}: jail ended without an answer: {status:?}");
-    answer::understand(&answer).with_context(|| format!("update {name}"))
+    // Whatever it started ends with it, if it is pid 1 of their namespace.
+    let killed = child.kill().context("kill jail")?;
+    let understood = answer.and_then(|answer| {
+        let silent = || format!("jail ended without an answer: {:?}", killed.status());
+        ensure!(!answer.is_empty(), silent());
+        answer::understand(&answer)
+    });
+    Ok((understood.with_context(|| format!("update {name}"))?, killed))
 }
 
 /// Locks the working directory against other hooks, for as long as this process or its child has it open.

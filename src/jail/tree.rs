@@ -1,9 +1,9 @@
 //! The mount tree of a container, cloned and made read-only but for its top.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, ResolveFlag};
 use nix::mount::{MsFlags, mount};
@@ -27,9 +27,10 @@ const NONE: Option<&str> = None;
 /// All of it becomes read-only, then its top alone writable again: volumes, driver directories and whatever else is
 /// mounted below can't be written through it. A top that was read-only before stays so, for it may be the host's, unless
 /// it is the runtime that made it so.
-pub(super) fn attach(here: &Path, mounts: &MountInfo) -> Result<()> {
+pub(super) fn attach(here: &Path) -> Result<()> {
     let read_only = statvfs(".").context("stat filesystem")?.flags().contains(FsFlags::ST_RDONLY);
-    let writable = !read_only || mounts.covers_writable(here);
+    let by_runtime = || MountInfo::read().is_ok_and(|mounts| mounts.covers_writable(here));
+    let writable = !read_only || by_runtime();
     match clone_read_only(writable) {
         Ok(tree) => {
             let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
@@ -52,11 +53,7 @@ fn clone_read_only(writable: bool) -> nix::Result<OwnedFd> {
 
 /// A detached clone of the mounts at and below `dir`.
 fn sealed_clone(dir: impl AsFd) -> nix::Result<OwnedFd> {
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE
-        | OpenTreeFlags::OPEN_TREE_CLOEXEC
-        | OpenTreeFlags::AT_EMPTY_PATH
-        | OpenTreeFlags::AT_RECURSIVE;
-    let tree = open_tree(dir, "", flags).map_err(errno)?;
+    let tree = clone(dir, OpenTreeFlags::AT_RECURSIVE)?;
     mount_setattr(tree.as_fd(), Change::SEAL)?;
     Ok(tree)
 }
@@ -97,34 +94,58 @@ fn remount(path: &Path, read_only: bool) -> nix::Result<()> {
     mount(NONE, path, NONE, flags, NONE)
 }
 
-/// Covers a directory of the jail, if there is one, with an empty read-only filesystem.
-pub(super) fn cover(jail: &Jail, path: &Path) -> Result<()> {
-    match jail.root.open_dir(path)? {
-        Some(dir) => cover_dir(&dir, path),
-        None => Ok(()),
+/// Where a runtime mounts what leads out of a root, whatever it is.
+const COVERED: [&str; 3] = ["/proc", "/sys", "/dev"];
+
+/// Covers these directories of the jail, if they are there, and every other procfs and sysfs in it, with an empty read-only
+/// filesystem.
+pub(super) fn cover(jail: &Jail, mounts: &MountInfo) -> Result<()> {
+    let mut cover = Cover(None);
+    for path in COVERED.map(Path::new) {
+        if let Some(dir) = jail.root.open_dir(path)? {
+            cover.lay(&dir, path).with_context(|| format!("cover {}", path.display()))?;
+        }
     }
+    let is_covered = |path: &PathBuf| COVERED.iter().any(|cover| path.starts_with(cover));
+    for path in mounts.pseudo_filesystems_below("/".as_ref()) {
+        if !is_covered(&path) {
+            let covered = pseudo_filesystem(jail, &path).and_then(|dir| cover.lay(&dir, &path));
+            covered.with_context(|| format!("cover {}", path.display()))?;
+        }
+    }
+    Ok(())
 }
 
-/// Covers a procfs or sysfs of the jail, which must be found where the mount table says.
-pub(super) fn cover_pseudo_filesystem(jail: &Jail, path: &Path) -> Result<()> {
+/// Opens a procfs or sysfs of the jail, which must be found where the mount table says.
+fn pseudo_filesystem(jail: &Jail, path: &Path) -> Result<OwnedFd> {
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
     let dir = jail.root.open(path, flags, ResolveFlag::RESOLVE_NO_SYMLINKS).context("open")?;
     let kind = fstatfs(&dir).context("stat filesystem")?.filesystem_type();
     // A mount upon a part of one that is covered already can't be reached anymore.
-    if matches!(kind, PROC_SUPER_MAGIC | SYSFS_MAGIC) {
-        cover_dir(&dir, path)
-    } else {
-        bail!("not found there")
-    }
+    ensure!(matches!(kind, PROC_SUPER_MAGIC | SYSFS_MAGIC), "not found there");
+    Ok(dir)
 }
 
-fn cover_dir(dir: &OwnedFd, path: &Path) -> Result<()> {
-    match empty_filesystem() {
-        Ok(empty) => mount_upon(&empty, dir),
-        Err(Errno::ENOSYS) => {
-            mount(Some("tmpfs"), path, Some("tmpfs"), EMPTY, NONE).context("mount tmpfs")
+/// The empty filesystem, once it is mounted somewhere.
+struct Cover(Option<OwnedFd>);
+
+impl Cover {
+    fn lay(&mut self, dir: &OwnedFd, path: &Path) -> Result<()> {
+        let empty = match &self.0 {
+            Some(mounted) => clone(mounted, OpenTreeFlags::empty()),
+            None => empty_filesystem(),
+        };
+        match empty {
+            Ok(empty) => {
+                mount_upon(&empty, dir)?;
+                self.0.get_or_insert(empty);
+                Ok(())
+            }
+            Err(Errno::ENOSYS) => {
+                mount(Some("tmpfs"), path, Some("tmpfs"), EMPTY, NONE).context("mount tmpfs")
+            }
+            Err(error) => Err(error).context("make an empty tmpfs"),
         }
-        Err(error) => Err(error).context("make an empty tmpfs"),
     }
 }
 
@@ -153,6 +174,11 @@ pub(super) fn protect(jail: &Jail, path: &Path) -> Result<()> {
         }
         Err(error) => Err(error).context("clone"),
     }
+}
+
+fn clone(dir: impl AsFd, flags: OpenTreeFlags) -> nix::Result<OwnedFd> {
+    let detached = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    open_tree(dir, "", flags | detached | OpenTreeFlags::AT_EMPTY_PATH).map_err(errno)
 }
 
 fn mount_upon(mount: &OwnedFd, dir: &OwnedFd) -> Result<()> {

@@ -246,22 +246,28 @@ fn is_update(path: &Path) -> bool {
 
 /// Is the case another one in this situation than it is for the host's root?
 fn makes_sense(place: Place, object: Object, situation: Situation, engine: Engine) -> bool {
-    if engine == Engine::Ldconfig {
-        // In the other situations it has the same jail.
-        return situation == Situation::Host
-            && (place.is_written()
-                || [Place::Lib, Place::VarCache, Place::AuxCache].contains(&place));
-    }
     let matter = [Object::Absent, Object::VolumeLink, Object::ProcRootLink, Object::Fifo];
+    if engine == Engine::Ldconfig {
+        return match situation {
+            Situation::Host => {
+                let read = [Place::Lib, Place::VarCache, Place::AuxCache];
+                place.is_written() || read.contains(&place)
+            }
+            Situation::NoNetwork | Situation::NoNamespaces => {
+                place.is_written() && matter.contains(&object)
+            }
+            // It has the same jail there.
+            _ => false,
+        };
+    }
     let covered = [Place::Proc, Place::Lib, Place::VarCache];
     match situation {
         Situation::Host => true,
         // A change of a lower file copies it up, and the parts of an overlay have their own inode numbers.
         Situation::Overlay => place.is_written() && !object.dangles() && object != Object::Procfs,
         Situation::UserNamespace => place.is_written() || covered.contains(&place),
-        Situation::NoNetwork | Situation::NoNamespaces => {
-            place.is_written() && matter.contains(&object)
-        }
+        // Our own engines need none of those namespaces.
+        Situation::NoNetwork | Situation::NoNamespaces => false,
         Situation::Unmapped => place == Place::Etc && object == Object::Directory,
         Situation::NoMountNamespace | Situation::NoAdmin => {
             [Place::Etc, Place::Cache].contains(&place) && matter[..2].contains(&object)

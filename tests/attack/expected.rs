@@ -65,10 +65,19 @@ pub(crate) fn expected(
             Expected::Unchanged("unshare mount namespace")
         }
         _ if object == Object::Done => Expected::NothingToDo,
-        _ if object == Object::EtcLink && place != Place::Run => Expected::Unchanged("/etc"),
+        // What is covered or, for ldconfig, protected is /etc then, and can't be written.
+        _ if object == Object::EtcLink && is_closed(place, engine) => Expected::Unchanged("/etc"),
         _ if harmless(place, object, engine) => Expected::Updated,
         // The reason names the path.
         _ => Expected::Unchanged(place.path()),
+    }
+}
+
+/// May nothing be written there in the jail?
+fn is_closed(place: Place, engine: Engine) -> bool {
+    match place {
+        Place::VarCache => engine == Engine::Ldconfig,
+        _ => place.is_covered() && place != Place::Run,
     }
 }
 
