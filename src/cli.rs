@@ -21,6 +21,15 @@ struct Line {
     command: Command,
 }
 
+/// The same for the hook alone: the pod waits for it, and the flags of the others are not needed to understand its own.
+#[derive(Debug, Parser)]
+#[command(name = Update::COMMAND, bin_name = "nri-ldcache update-ldcache", max_term_width = 100)]
+#[command(about = "Refresh the linker cache of a container that is being created (an OCI hook)")]
+struct HookLine {
+    #[command(flatten)]
+    args: UpdateArgs,
+}
+
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -195,7 +204,13 @@ pub fn parse(args: impl IntoIterator<Item = OsString>, launched: bool) -> Result
         return Ok(Command::Unsupported(unsupported));
     }
     as_plugin(&mut args, launched);
-    match Line::try_parse_from(args).map(|line| line.command) {
+    let command = match args.get(1) {
+        Some(arg) if arg == Update::COMMAND => {
+            HookLine::try_parse_from(&args[1..]).map(|line| Command::UpdateLdcache(line.args))
+        }
+        _ => Line::try_parse_from(args).map(|line| line.command),
+    };
+    match command {
         Ok(command) => normalized(command).map_err(|error| Usage::Mistake(format!("{error:#}"))),
         Err(error)
             if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) =>
@@ -313,6 +328,22 @@ mod tests {
             Err(Usage::Mistake(line)) => line,
             other => panic!("{line}: {other:?}"),
         }
+    }
+
+    #[test]
+    fn the_hooks_line_is_that_of_all() {
+        let mut all = <Line as clap::CommandFactory>::command();
+        all.build();
+        let of_all = all.find_subcommand_mut(Update::COMMAND).unwrap();
+        let mut own = <HookLine as clap::CommandFactory>::command();
+        let help = |command: &mut clap::Command| command.render_long_help().to_string();
+        assert_eq!(help(&mut own), help(of_all));
+        let line = ["--folder=/a", "--container-spec=/s"];
+        let of_all = Line::try_parse_from([&["x", Update::COMMAND], &line[..]].concat()).unwrap();
+        let Ok(own) = parsed("x update-ldcache --folder=/a --container-spec=/s", false) else {
+            panic!("it is refused")
+        };
+        assert_eq!(format!("{own:?}"), format!("{:?}", of_all.command));
     }
 
     #[test]
