@@ -6,7 +6,6 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
-use nix::dir::Dir as Stream;
 use nix::errno::Errno;
 use nix::fcntl::{
     OFlag, OpenHow, PosixFadviseAdvice, ResolveFlag, open, openat, openat2, posix_fadvise,
@@ -129,17 +128,8 @@ impl Root {
             return Ok(Vec::new());
         };
         let mut names = Vec::new();
-        for entry in
-            Stream::from_fd(dir).with_context(|| format!("read {}", path.display()))?.iter()
-        {
-            let entry = entry.with_context(|| format!("read {}", path.display()))?;
-            names.push(entry.file_name().to_bytes().to_owned());
-            ensure!(
-                names.len() <= MAX_ENTRIES,
-                "read {}: more than {MAX_ENTRIES} entries",
-                path.display()
-            );
-        }
+        dir::entries(&dir, MAX_ENTRIES, |name, _| names.push(name.to_owned()))
+            .with_context(|| format!("read {}", path.display()))?;
         names.sort();
         Ok(names)
     }

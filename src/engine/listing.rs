@@ -69,7 +69,7 @@ pub(super) struct Listing {
 pub(super) type Index<'a> = HashMap<&'a [u8], usize>;
 
 impl Listing {
-    pub(super) fn read(dir: &mut Dir, filter: Filter) -> Result<Self> {
+    pub(super) fn read(dir: &Dir, filter: Filter) -> Result<Self> {
         let mut found = Self::default();
         dir.each(|name, kind| {
             if !filter.takes(name, kind) {

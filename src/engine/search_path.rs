@@ -88,7 +88,7 @@ impl SearchPath {
 
     fn add_subdirectories(&mut self, root: &Root, path: &[u8], flags: Option<i32>) -> Result<()> {
         let parent = [path, b"/glibc-hwcaps"].concat();
-        let Some(mut dir) = root.dir(&parent)? else { return Ok(()) };
+        let Some(dir) = root.dir(&parent)? else { return Ok(()) };
         let mut names = Vec::new();
         dir.each(|name, kind| {
             // The loader's list of subdirectories has colons between them.

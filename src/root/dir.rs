@@ -2,20 +2,24 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use nix::dir::{Dir as Stream, Type};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, ResolveFlag, openat, readlinkat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
+use rustix::fs::{FileType, RawDir, SeekFrom, seek};
 
 use super::{Root, is_out_of_files, kind};
 
 /// What a hostile directory may cost us to read. The largest of Debian, a `-dev` system's /usr/lib, has 10,000 entries.
 const MAX_ENTRIES: usize = 200_000;
+
+/// Bytes of entries that are read at once.
+const BUFFER: usize = 32 << 10;
 
 /// Flags of files that are read: opening does not block on a FIFO, and takes no terminal.
 const READ: OFlag = OFlag::O_RDONLY.union(OFlag::O_NONBLOCK).union(OFlag::O_NOCTTY);
@@ -39,7 +43,7 @@ pub type Id = (u64, u64);
 /// An open directory.
 #[derive(Debug)]
 pub struct Dir {
-    stream: Stream,
+    dir: OwnedFd,
     id: Id,
     /// When it was last changed, in nanoseconds since 1970.
     changed: i128,
@@ -60,9 +64,8 @@ impl Root {
             Err(_) => return Ok(None),
         };
         let found = fstat(&dir).with_context(|| format!("stat {}", path.display()))?;
-        let stream = Stream::from_fd(dir).with_context(|| format!("read {}", path.display()))?;
         let (id, changed) = (id(&found), changed(&found));
-        Ok(Some(Dir { stream, id, changed }))
+        Ok(Some(Dir { dir, id, changed }))
     }
 
     /// Does the way to a file or directory lead over a mount, a bind mount of the same filesystem included?
@@ -104,24 +107,15 @@ impl Dir {
     }
 
     /// Calls `each` with every entry but `.` and `..`, in the order of the filesystem: it decides between equals.
-    pub fn each(&mut self, mut each: impl FnMut(&[u8], Kind)) -> Result<()> {
+    pub fn each(&self, mut each: impl FnMut(&[u8], Kind)) -> Result<()> {
         let mut unknown = Vec::new();
-        let mut count = 0;
-        // A closure that looked at the directory while it is read would borrow it twice.
-        for entry in self.stream.iter() {
-            let entry = entry.context("read directory")?;
-            count += 1;
-            ensure!(count <= MAX_ENTRIES, "directory has more than {MAX_ENTRIES} entries");
-            let name = entry.file_name().to_bytes();
-            match entry.file_type() {
-                _ if name == b"." || name == b".." => {}
-                Some(Type::File) => each(name, Kind::File),
-                Some(Type::Symlink) => each(name, Kind::Link),
-                Some(Type::Directory) => each(name, Kind::Directory),
-                Some(_) => each(name, Kind::Other),
-                None => unknown.push(name.to_owned()),
-            }
-        }
+        entries(&self.dir, MAX_ENTRIES, |name, kind| match kind {
+            FileType::RegularFile => each(name, Kind::File),
+            FileType::Symlink => each(name, Kind::Link),
+            FileType::Directory => each(name, Kind::Directory),
+            FileType::Unknown => unknown.push(name.to_owned()),
+            _ => each(name, Kind::Other),
+        })?;
         for name in unknown {
             if let Some(kind) = self.kind(&name) {
                 each(&name, kind);
@@ -133,7 +127,7 @@ impl Dir {
     /// Opens an entry that is no link, to read it.
     pub fn file(&self, name: &[u8]) -> std::io::Result<File> {
         let flags = READ | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        Ok(File::from(openat(&self.stream, OsStr::from_bytes(name), flags, Mode::empty())?))
+        Ok(File::from(openat(&self.dir, OsStr::from_bytes(name), flags, Mode::empty())?))
     }
 
     /// What the entry is, if there is one; a link is a link.
@@ -148,18 +142,42 @@ impl Dir {
 
     /// What a link says.
     pub fn link(&self, name: &[u8]) -> Option<Vec<u8>> {
-        let target = readlinkat(&self.stream, OsStr::from_bytes(name)).ok()?;
+        let target = readlinkat(&self.dir, OsStr::from_bytes(name)).ok()?;
         Some(target.as_bytes().to_owned())
     }
 
     fn stat(&self, name: &[u8]) -> Result<FileStat, Errno> {
-        fstatat(&self.stream, OsStr::from_bytes(name), AtFlags::AT_SYMLINK_NOFOLLOW)
+        fstatat(&self.dir, OsStr::from_bytes(name), AtFlags::AT_SYMLINK_NOFOLLOW)
     }
+}
+
+/// Calls `each` with every entry of a directory but `.` and `..`, which has at most `limit`.
+///
+/// glibc's streams ask twice what they open, and are 32 KiB that are given back to the kernel each time.
+pub(super) fn entries(
+    dir: &OwnedFd,
+    limit: usize,
+    mut each: impl FnMut(&[u8], FileType),
+) -> Result<()> {
+    seek(dir, SeekFrom::Start(0)).context("read directory")?;
+    let mut buffer = [MaybeUninit::uninit(); BUFFER];
+    let mut entries = RawDir::new(dir, &mut buffer);
+    let mut count = 0;
+    while let Some(entry) = entries.next() {
+        let entry = entry.context("read directory")?;
+        count += 1;
+        ensure!(count <= limit, "directory has more than {limit} entries");
+        match entry.file_name().to_bytes() {
+            b"." | b".." => {}
+            name => each(name, entry.file_type()),
+        }
+    }
+    Ok(())
 }
 
 impl AsFd for Dir {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.stream.as_fd()
+        self.dir.as_fd()
     }
 }
 
