@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use fields::{Fields, Head};
+pub use read_only::ReadOnly;
 pub use steps::{Headed, Linked, Opened};
 
 use crate::root::will_read;
@@ -17,6 +17,7 @@ use crate::root::will_read;
 mod dynamic;
 mod fields;
 mod property;
+mod read_only;
 mod segments;
 mod steps;
 
@@ -178,26 +179,6 @@ impl Library {
     pub fn read(bytes: impl ReadAt, arch: Arch) -> Result<Self> {
         Opened::new(bytes).head(arch)?.dynamic()?.library()
     }
-}
-
-/// Those bytes of a program that it may only read: its strings are there, unless they are loaded together with its code, as
-/// linkers did before binutils 2.31 (ld(1), `-z separate-code`). Each segment has a NUL behind it.
-///
-/// At most `limit` bytes are asked for, whether they are there or not.
-pub fn constants(bytes: impl ReadAt, limit: u64) -> Result<Vec<u8>> {
-    let head = Head::read(bytes)?;
-    let fields = Fields::new(&head, head.class(Arch::own())?);
-    let (mut constants, mut left) = (Vec::new(), limit);
-    for segment in fields.segments()? {
-        let segment = segment?;
-        let size = segment.size.min(left);
-        if segment.kind == PT_LOAD && segment.flags == PF_R && size > 0 {
-            fields.append(&mut constants, segment.offset, size)?;
-            constants.push(0);
-            left -= size;
-        }
-    }
-    Ok(constants)
 }
 
 #[cfg(test)]

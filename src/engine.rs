@@ -31,10 +31,12 @@ mod legacy;
 mod libraries;
 mod links;
 mod listing;
+mod pace;
 mod search;
 mod search_path;
 mod soname_link;
 mod sorted;
+mod strings;
 
 /// Where the cache is.
 pub const CACHE: &str = "/etc/ld.so.cache";

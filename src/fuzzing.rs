@@ -114,7 +114,7 @@ pub fn searched(dirs: &[&str], before: Option<&[u8]>) -> Option<Vec<u8>> {
 
 /// What a loader of glibc tells.
 pub fn glibc(loader: &[u8]) -> Glibc {
-    Glibc::read(loader)
+    Glibc::read(loader).expect("a slice can be read")
 }
 
 /// Files by their paths, which are as the kernel reads them where there are no links.

@@ -11,10 +11,10 @@ use std::fmt;
 pub use merge::{Merge, Plan};
 pub use order::{compare, compare_ranked, is_wild, libcmp};
 
+use crate::byte;
 use record::{OLD_SIZE as OLD_ENTRY, Record, SIZE as ENTRY};
 use strings::Lines;
 
-mod byte;
 mod merge;
 mod order;
 mod patch;

@@ -72,6 +72,8 @@ pub mod musl;
 pub mod glob;
 // The program that writes the cache.
 pub mod ldconfig;
+// Where a byte is.
+mod byte;
 // What is private otherwise.
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]

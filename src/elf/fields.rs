@@ -106,7 +106,7 @@ impl<B: ReadAt> Head<B> {
     }
 
     /// Reads as many bytes as there are.
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
+    pub(super) fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
         let end = offset.checked_add(buffer.len() as u64);
         // No file ends behind the largest off_t, and pread(2) takes no larger one.
         let end = end.filter(|end| i64::try_from(*end).is_ok()).ok_or(Refused::Truncated)?;
@@ -255,15 +255,6 @@ impl<'a, B: ReadAt> Fields<'a, B> {
         let offset = start.checked_add(at);
         let read = offset.is_some_and(|offset| self.head.read_at(&mut bytes, offset).is_ok());
         read && of.contains(&bytes)
-    }
-
-    /// Appends what there is of a part of the file.
-    pub(super) fn append(&self, to: &mut Vec<u8>, offset: u64, size: u64) -> Result<()> {
-        let start = to.len();
-        to.resize(start + size as usize, 0);
-        let filled = self.head.read_at(to.get_mut(start..).unwrap_or_default(), offset)?;
-        to.truncate(start + filled);
-        Ok(())
     }
 
     pub(super) fn exact(&self, buffer: &mut [u8], offset: u64) -> Result<()> {

@@ -1,8 +1,9 @@
 //! [`Glibc`]: which C library the container has, for ldconfig differs by version and distribution.
 
-use std::path::Path;
+use std::io::{self, Read};
 
-use crate::elf;
+use super::strings;
+use crate::elf::ReadOnly;
 use crate::root::Root;
 
 /// Loaders of the architectures that glibc has one name for (sysdeps/*/shlib-versions).
@@ -44,42 +45,52 @@ impl Glibc {
 
     /// Its strings are in a fifth of it, or with older linkers anywhere.
     fn of_loader(root: &Root, path: &str) -> Option<Self> {
-        let constants = root.file(path.as_bytes()).ok().map(|file| elf::constants(file, LIMIT));
-        let found = constants.and_then(Result::ok).map(|constants| Self::read(&constants));
+        let open = || root.file(path.as_bytes()).ok();
+        let constants = open().and_then(|file| ReadOnly::of(file, LIMIT).ok());
+        let found = constants.and_then(|constants| Self::read(constants).ok());
         let is_whole = |found: &Self| found.banner.is_some() && !found.system_dirs.is_empty();
-        found.filter(is_whole).or_else(|| {
-            let loader = root.read(Path::new(path), LIMIT).ok().flatten()?;
-            Some(Self::read(&loader))
-        })
+        found.filter(is_whole).or_else(|| Self::read(open()?.take(LIMIT)).ok())
     }
 
     /// Reads a loader, or the strings of one.
     ///
     /// The directories are the first strings in a row that are absolute ones with a slash behind, one of them a `lib`
     /// (`SYSTEM_DIRS`, elf/Makefile).
-    pub(crate) fn read(loader: &[u8]) -> Self {
+    pub(crate) fn read(loader: impl Read) -> io::Result<Self> {
         let mut found = Self::default();
-        let mut dirs = Vec::new();
-        for string in loader.split(|byte| *byte == 0) {
-            if let Some(banner) = banner(string) {
-                found.banner = Some(banner.to_owned());
-                found.version = version(banner);
+        let (mut dirs, mut behind) = (Vec::new(), None);
+        // Most of it is no text: what strings can be is told by rare bytes in them.
+        strings::pieces(loader, |place, piece| {
+            for dot in strings::places(b'.', piece) {
+                if let Some(string) = dot.checked_sub(2).and_then(|at| strings::at(piece, at))
+                    && let Some(banner) = banner(string)
+                {
+                    found.banner = Some(banner.to_owned());
+                    found.version = version(banner);
+                }
             }
-            match system_dir(string).filter(|_| dirs.len() < MAX_SYSTEM_DIRS) {
-                Some(dir) => dirs.push(dir),
-                None => found.take_dirs(&mut dirs),
+            for slash in strings::places(b'/', piece) {
+                if let Some((start, string)) = strings::until(piece, slash)
+                    && let Some(dir) = system_dir(string)
+                {
+                    if behind != Some(place + start) || dirs.len() == MAX_SYSTEM_DIRS {
+                        found.take_dirs(&mut dirs);
+                    }
+                    dirs.push(dir.to_owned());
+                    behind = Some(place + slash + 2);
+                }
             }
-        }
+        })?;
         found.take_dirs(&mut dirs);
-        found
+        Ok(found)
     }
 
-    fn take_dirs(&mut self, dirs: &mut Vec<&[u8]>) {
-        let has_lib = |dir: &&[u8]| dir.windows(4).any(|part| part == b"/lib");
+    fn take_dirs(&mut self, dirs: &mut Vec<Vec<u8>>) {
+        let has_lib = |dir: &Vec<u8>| dir.windows(4).any(|part| part == b"/lib");
+        let dirs = std::mem::take(dirs);
         if self.system_dirs.is_empty() && dirs.iter().any(has_lib) {
-            self.system_dirs = dirs.iter().map(|dir| dir.to_vec()).collect();
+            self.system_dirs = dirs;
         }
-        dirs.clear();
     }
 
     /// Takes what is not known of the loader from the generator of a cache, which is ldconfig's banner.
@@ -180,7 +191,7 @@ mod tests {
     #[test]
     fn loaders_tell_their_version_and_directories() {
         let loader = b"\x7fELF\0/x/\0\0junk\0/lib/x-linux-gnu/\0/lib/\0\0ld.so (D GLIBC 2.36-9) stable release version 2.36.\nCopyright\0";
-        let glibc = Glibc::read(loader);
+        let glibc = Glibc::read(loader.as_slice()).unwrap();
         assert_eq!(glibc.generator(), b"ldconfig (D GLIBC 2.36-9) stable release version 2.36");
         assert!(glibc.is_legacy() && !glibc.skips_temporary_files());
         assert_eq!(glibc.system_dirs(false), [b"/lib/x-linux-gnu".to_vec(), b"/lib".to_vec()]);

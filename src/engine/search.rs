@@ -13,13 +13,11 @@ use super::glibc::Glibc;
 use super::libraries::{Label, Libraries};
 use super::links::Links;
 use super::listing::{Filter, Index, Listing, contains};
+use super::pace::{Pace, Paced};
 use super::search_path::SearchDir;
 use super::soname_link;
 use crate::elf::{ANY_LIBC, Arch, Headed, LIBC6, Library, Linked, Opened, Refused};
 use crate::root::{Dir, Root, is_out_of_files};
-
-/// Files that are read together, so that a disk has as many of them to fetch.
-const AT_ONCE: usize = 32;
 
 /// What a search needs, and what it did.
 pub(super) struct Search<'a> {
@@ -28,6 +26,7 @@ pub(super) struct Search<'a> {
     pub(super) links: &'a mut dyn Links,
     /// When it must have ended.
     end: Instant,
+    pace: Pace,
     /// Files that were opened.
     pub(super) opened: usize,
     /// Links that were made, changed or removed.
@@ -60,7 +59,7 @@ impl<'a> Search<'a> {
         links: &'a mut dyn Links,
         end: Instant,
     ) -> Self {
-        Self { root, glibc, links, end, opened: 0, changed: 0 }
+        Self { root, glibc, links, end, pace: Pace::default(), opened: 0, changed: 0 }
     }
 
     /// Is there time left? Who watches from outside can only kill, and what was changed by then would stay.
@@ -79,8 +78,8 @@ impl<'a> Search<'a> {
         found: &mut Libraries,
         known: Option<&Known<'_>>,
     ) -> Result<Vec<Vec<u8>>> {
-        let Some(mut dir) = self.root.dir(&searched.path)? else { return Ok(Vec::new()) };
-        let listing = Listing::read(&mut dir, self.filter(searched));
+        let Some(dir) = self.root.dir(&searched.path)? else { return Ok(Vec::new()) };
+        let listing = Listing::read(&dir, self.filter(searched));
         let name = || format!("search {}", String::from_utf8_lossy(&searched.path));
         let listing = listing.with_context(name)?;
         let index = listing.index();
@@ -146,12 +145,12 @@ impl<'a> Search<'a> {
         choice: &mut Choice,
         told: &mut [Option<Told>],
     ) -> Result<()> {
-        let mut opened = Vec::with_capacity(AT_ONCE);
+        let mut opened = Vec::new();
         for at in files {
             self.in_time()?;
             let open = || place.dir.file(place.listing.name(*at));
             let mut file = open();
-            if opened.len() == AT_ONCE || file.as_ref().is_err_and(is_out_of_files) {
+            if opened.len() >= self.pace.at_once() || file.as_ref().is_err_and(is_out_of_files) {
                 self.together(std::mem::take(&mut opened), choice, told)?;
                 file = file.or_else(|_| open());
             }
@@ -165,7 +164,7 @@ impl<'a> Search<'a> {
     /// Takes each step with all of the files.
     fn together(
         &self,
-        opened: Vec<(usize, Opened<File>)>,
+        opened: Vec<(usize, Opened<Paced>)>,
         choice: &mut Choice,
         told: &mut [Option<Told>],
     ) -> Result<()> {
@@ -254,11 +253,11 @@ impl<'a> Search<'a> {
 
     /// Takes a file that could be opened. Whether it is a regular one shows when it is read: others have no offsets, or are
     /// not there, for mounts of the jail are without devices.
-    fn open(&mut self, file: io::Result<File>) -> Result<Option<File>> {
+    fn open(&mut self, file: io::Result<File>) -> Result<Option<Paced>> {
         match file {
             Ok(file) => {
                 self.opened += 1;
-                Ok(Some(file))
+                Ok(Some(self.pace.of(file)))
             }
             // That is our lack, and says nothing of the file.
             Err(error) if is_out_of_files(&error) => Err(error).context("open a library"),

@@ -11,17 +11,17 @@ use memchr::arch::all::memchr::One;
 use memchr::arch::x86_64::sse2::memchr::One;
 
 /// The first place of a byte.
-pub(super) fn first(byte: u8, bytes: &[u8]) -> Option<usize> {
+pub(crate) fn first(byte: u8, bytes: &[u8]) -> Option<usize> {
     one(byte)?.find(bytes)
 }
 
 /// Its last place.
-pub(super) fn last(byte: u8, bytes: &[u8]) -> Option<usize> {
+pub(crate) fn last(byte: u8, bytes: &[u8]) -> Option<usize> {
     one(byte)?.rfind(bytes)
 }
 
 /// How often it is there.
-pub(super) fn count(byte: u8, bytes: &[u8]) -> usize {
+pub(crate) fn count(byte: u8, bytes: &[u8]) -> usize {
     one(byte).map_or(0, |one| one.count(bytes))
 }
 
