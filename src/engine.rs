@@ -102,7 +102,7 @@ pub fn full(root: &Root, dirs: Dirs<'_>, links: &mut dyn Links, end: Instant) ->
     drop(before);
     let path = search_path(root, &glibc, dirs)?;
     let search = Search::new(root, &glibc, links, end);
-    let plan = build(search, path, &Base::default(), &ids(root, dirs))?;
+    let plan = build(search, path, &Base::default(), &ids(root, dirs)?)?;
     plan.map_err(Error::msg)?.apply(Vec::new())
 }
 
@@ -144,7 +144,7 @@ fn update(
         Err(malformed) => return Ok(Err(malformed.to_string())),
     };
     let glibc = Glibc::of(root).or_generator(cache.generator());
-    let (path, added) = (search_path(root, &glibc, dirs)?, ids(root, dirs));
+    let (path, added) = (search_path(root, &glibc, dirs)?, ids(root, dirs)?);
     let base = match Base::new(root, &glibc, &path, cache, &added) {
         Ok(base) => base,
         Err(error) => return Ok(Err(format!("{error:#}"))),
@@ -177,8 +177,8 @@ fn search_path(root: &Root, glibc: &Glibc, dirs: Dirs<'_>) -> Result<SearchPath>
 }
 
 /// Where a runtime put files. By identity: links may lead to a directory, and then it is searched under another name.
-fn ids(root: &Root, dirs: Dirs<'_>) -> Vec<Id> {
-    dirs.added.iter().filter_map(|dir| root.id(dir.as_bytes())).collect()
+fn ids(root: &Root, dirs: Dirs<'_>) -> Result<Vec<Id>> {
+    dirs.added.iter().filter_map(|dir| root.id(dir.as_bytes()).transpose()).collect()
 }
 
 /// Looks through the directories that the base does not keep, and puts all together; or tells why that base is none.

@@ -119,7 +119,8 @@ fn entries_in<'a>(cache: Cache<'a>, dirs: &[LibDir]) -> impl Iterator<Item = Ent
 
 /// Is it a mounted library, and not the file that a loader opens by another path?
 fn is_hidden(root: &Root, path: &[u8], by: Option<&[u8]>) -> bool {
-    root.is_mounted(path) && by.is_none_or(|by| root.id(by) != root.id(path))
+    let id = |path| root.id(path).ok().flatten();
+    root.is_mounted(path) && by.is_none_or(|by| id(by) != id(path))
 }
 
 fn text(path: &[u8]) -> String {

@@ -17,7 +17,7 @@ pub(super) fn name(
     let mut named: Vec<(Option<Id>, Soname)> = Vec::new();
     for (at, told) in told.iter_mut().enumerate() {
         let Some(Told { soname: soname @ Soname::Major, .. }) = told else { continue };
-        let lead = root.id(&place.path(place.listing.name(at)));
+        let lead = root.id(&place.path(place.listing.name(at)))?;
         if let Some((_, first)) = named.iter().find(|(file, _)| *file == lead) {
             *soname = *first;
             continue;

@@ -204,7 +204,7 @@ impl<'a> Search<'a> {
             let Some((name, flags)) = names(&at) else { continue };
             match place.leads.get(at).copied().flatten() {
                 // It leads out of the listing, or nowhere, which is to be seen again.
-                None if self.root.id(&place.path(name)).is_none() => continue,
+                None if self.root.id(&place.path(name))?.is_none() => continue,
                 Some(file) if file != at && names(&file).is_some() => {
                     let target = place.listing.name(file);
                     if !(name.ends_with(b".so") && target.starts_with(name)) {
@@ -238,7 +238,7 @@ impl<'a> Search<'a> {
         let path = place.path(name);
         let file = self.root.file(&path);
         let is_missing = file.as_ref().is_err_and(|error| !is_out_of_files(error));
-        if is_missing && contains(name, b".so.") && self.root.id(&path).is_none() {
+        if is_missing && contains(name, b".so.") && self.root.id(&path)?.is_none() {
             self.changed += usize::from(self.links.remove(place.dir, name).is_ok());
         }
         self.file(file, choice)
@@ -308,7 +308,7 @@ impl<'a> Search<'a> {
             let file = match () {
                 () if searched.hwcaps.is_some() => name,
                 () if chosen.is_link => soname,
-                () => match soname_link::make(self, place, chosen.at, soname) {
+                () => match soname_link::make(self, place, chosen.at, soname)? {
                     true => soname,
                     false => name,
                 },

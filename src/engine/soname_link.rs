@@ -2,25 +2,32 @@
 
 use std::io::ErrorKind;
 
+use anyhow::Result;
+
 use super::links::{is_loader, is_name};
 use super::search::{Place, Search};
 use crate::root::Kind;
 
 /// Sees that `soname` leads to the file at `at`. False if it does not and no link could be made, because the directory is
 /// on a mount that is read-only or not ours to change: then the cache can name the file, and needs no link.
-pub(super) fn make(search: &mut Search<'_>, place: &Place<'_>, at: usize, soname: &[u8]) -> bool {
+pub(super) fn make(
+    search: &mut Search<'_>,
+    place: &Place<'_>,
+    at: usize,
+    soname: &[u8],
+) -> Result<bool> {
     let file = place.listing.name(at);
     // An entry for a name that no file has, such as ../libx.so, is of no use and no harm: ldconfig makes it too.
     if file == soname || !is_name(soname) {
-        return true;
+        return Ok(true);
     }
-    let replaced = match found(search, place, at, soname) {
-        Found::Right | Found::Kept => return true,
+    let replaced = match found(search, place, at, soname)? {
+        Found::Right | Found::Kept => return Ok(true),
         Found::Nothing => false,
         Found::Link => true,
     };
     let removed = if replaced { search.links.remove(place.dir, soname) } else { Ok(()) };
-    match removed.and_then(|()| search.links.make(place.dir, soname, file)) {
+    Ok(match removed.and_then(|()| search.links.make(place.dir, soname, file)) {
         Ok(()) => {
             search.changed += 1;
             true
@@ -29,7 +36,7 @@ pub(super) fn make(search: &mut Search<'_>, place: &Place<'_>, at: usize, soname
             error.kind(),
             ErrorKind::ReadOnlyFilesystem | ErrorKind::CrossesDevices | ErrorKind::PermissionDenied
         ),
-    }
+    })
 }
 
 /// What has the name already.
@@ -43,23 +50,25 @@ enum Found {
     Kept,
 }
 
-fn found(search: &Search<'_>, place: &Place<'_>, at: usize, soname: &[u8]) -> Found {
+fn found(search: &Search<'_>, place: &Place<'_>, at: usize, soname: &[u8]) -> Result<Found> {
     let lead = |at: usize| place.leads.get(at).copied().flatten();
     let is_link = match place.index.get(soname) {
-        Some(other) if lead(*other).is_some() && lead(*other) == lead(at) => return Found::Right,
+        Some(other) if lead(*other).is_some() && lead(*other) == lead(at) => {
+            return Ok(Found::Right);
+        }
         Some(other) => place.listing.is_link(*other),
         None => match place.dir.kind(soname) {
-            None => return Found::Nothing,
+            None => return Ok(Found::Nothing),
             Some(kind) => kind == Kind::Link,
         },
     };
-    let (file, there) = (place.listing.name(at), search.root.id(&place.path(soname)));
-    match there {
-        Some(there) if search.root.id(&place.path(file)) == Some(there) => Found::Right,
+    let (file, there) = (place.listing.name(at), search.root.id(&place.path(soname))?);
+    Ok(match there {
+        Some(there) if search.root.id(&place.path(file))? == Some(there) => Found::Right,
         Some(_) if !is_link || is_loader(soname) => Found::Kept,
         Some(_) => Found::Link,
         // It leads nowhere, and may have been removed for that.
         None if place.dir.kind(soname) == Some(Kind::Link) => Found::Link,
         None => Found::Nothing,
-    }
+    })
 }

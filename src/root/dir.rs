@@ -81,11 +81,17 @@ impl Root {
         Ok(File::from(file))
     }
 
-    /// Which file links lead to.
-    pub fn id(&self, path: &[u8]) -> Option<Id> {
+    /// Which file links lead to, if they lead to one.
+    pub fn id(&self, path: &[u8]) -> Result<Option<Id>> {
         let path = Path::new(OsStr::from_bytes(path));
-        let file = self.open(path, OFlag::O_PATH, ResolveFlag::empty()).ok()?;
-        fstat(file).ok().map(|found| id(&found))
+        match self.open(path, OFlag::O_PATH, ResolveFlag::empty()) {
+            Ok(file) => Ok(fstat(file).ok().map(|found| id(&found))),
+            // That is our lack, and says nothing of the file.
+            Err(error) if is_out_of_files(&error.into()) => {
+                Err(error).with_context(|| format!("open {}", path.display()))
+            }
+            Err(_) => Ok(None),
+        }
     }
 
     /// When a file was last changed, in nanoseconds since 1970.
