@@ -111,8 +111,12 @@ impl Containerd {
 fn serve(node: &Node, cri: &Cri) -> Result<Daemon> {
     let mut daemon = node.daemon("containerd", &["containerd", "--config", CONFIG])?;
     let socket = node.path(SOCKET);
-    daemon.wait_until("listening", |_| socket.exists())?;
+    daemon.wait_until("listening", |_| {
+        node.thaw();
+        socket.exists()
+    })?;
     daemon.wait_until("ready", |_| {
+        node.thaw();
         thread::sleep(Duration::from_millis(50));
         cri.ready()
     })?;

@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio, id};
 use std::str::FromStr;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
@@ -92,6 +94,17 @@ impl Node {
         &self.cgroup
     }
 
+    /// Lets go on what a runtime has stopped: one on cgroups v1 that is killed while it writes a container's rules for devices, as
+    /// a containerd that is killed kills it, leaves that frozen. Then neither the next containerd gets ready, which deletes the
+    /// container first, nor does the node end.
+    pub(crate) fn thaw(&self) {
+        let containers = fs::read_dir(Path::new("/sys/fs/cgroup/freezer").join(&self.cgroup));
+        for container in containers.into_iter().flatten().flatten() {
+            // Of a cgroup that is gone by now, or of a file, there is none.
+            let _ = fs::write(container.path().join("freezer.state"), "THAWED");
+        }
+    }
+
     /// A path of the node as this process can open it.
     pub(crate) fn path(&self, inside: &str) -> PathBuf {
         Path::new(&format!("/proc/{}/root", self.pid)).join(inside.trim_start_matches('/'))
@@ -158,7 +171,10 @@ impl Node {
 impl Drop for Node {
     fn drop(&mut self) {
         drop(self.stdin.take());
-        drop(self.child.wait());
+        while let Ok(None) = self.child.try_wait() {
+            self.thaw();
+            thread::sleep(Duration::from_millis(20));
+        }
     }
 }
 
