@@ -85,6 +85,23 @@ pub struct UpdateArgs {
     pub container_spec: OsString,
 }
 
+impl UpdateArgs {
+    const SPEC: &str = "--container-spec=";
+
+    /// Reads those that [`Update::from_args`] reads, and one file.
+    fn from_args(args: &[OsString]) -> Option<Self> {
+        let is_spec = |arg: &&OsString| arg.as_encoded_bytes().starts_with(Self::SPEC.as_bytes());
+        let mut specs = args.iter().filter(is_spec);
+        let container_spec = match (specs.next(), specs.next()) {
+            (None, _) => "-".into(),
+            (Some(spec), None) => spec.to_str()?.strip_prefix(Self::SPEC)?.into(),
+            _ => return None,
+        };
+        let others = args.iter().filter(|arg| !is_spec(arg)).map(OsString::as_os_str);
+        Some(Self { update: Update::from_args(others)?, container_spec })
+    }
+}
+
 /// Arguments of `explain`.
 #[derive(Debug, Args)]
 pub struct ExplainArgs {
@@ -205,9 +222,12 @@ pub fn parse(args: impl IntoIterator<Item = OsString>, launched: bool) -> Result
     }
     as_plugin(&mut args, launched);
     let command = match args.get(1) {
-        Some(arg) if arg == Update::COMMAND => {
-            HookLine::try_parse_from(&args[1..]).map(|line| Command::UpdateLdcache(line.args))
-        }
+        Some(arg) if arg == Update::COMMAND => match UpdateArgs::from_args(&args[2..]) {
+            Some(args) => return Ok(Command::UpdateLdcache(args)),
+            None => {
+                HookLine::try_parse_from(&args[1..]).map(|line| Command::UpdateLdcache(line.args))
+            }
+        },
         _ => Line::try_parse_from(args).map(|line| line.command),
     };
     match command {
@@ -340,10 +360,12 @@ mod tests {
         assert_eq!(help(&mut own), help(of_all));
         let line = ["--folder=/a", "--container-spec=/s"];
         let of_all = Line::try_parse_from([&["x", Update::COMMAND], &line[..]].concat()).unwrap();
-        let Ok(own) = parsed("x update-ldcache --folder=/a --container-spec=/s", false) else {
-            panic!("it is refused")
-        };
-        assert_eq!(format!("{own:?}"), format!("{:?}", of_all.command));
+        let of_all = format!("{:?}", of_all.command);
+        // The second is not of the form that is read without clap.
+        for line in ["--folder=/a --container-spec=/s", "--folder /a --container-spec /s"] {
+            let own = parsed(&format!("x update-ldcache {line}"), false);
+            assert_eq!(format!("{:?}", own.ok()), format!("Some({of_all})"));
+        }
     }
 
     #[test]
