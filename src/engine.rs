@@ -17,6 +17,7 @@ pub use glibc::Glibc;
 pub use links::{Links, NoLinks};
 
 use crate::ld_so_cache::{Cache, Entry, Plan, is_wild};
+use crate::pages::Pages;
 use crate::root::{Id, Root};
 use base::Base;
 use libraries::{Label, Libraries};
@@ -47,7 +48,7 @@ const CACHE_LIMIT: u64 = 16 << 20;
 #[derive(Debug)]
 pub struct Made {
     /// The file.
-    pub cache: Vec<u8>,
+    pub cache: Pages,
     /// Its entries.
     pub entries: usize,
     /// Directories that were looked through.
@@ -96,14 +97,14 @@ pub struct Dirs<'a> {
 ///
 /// What can't be searched is named. What is not made at `end` is not made at all.
 pub fn full(root: &Root, dirs: Dirs<'_>, links: &mut dyn Links, end: Instant) -> Result<Made> {
-    let before = root.read(Path::new(CACHE), CACHE_LIMIT).ok().flatten();
+    let before = root.read_into(Pages::default(), Path::new(CACHE), CACHE_LIMIT).ok().flatten();
     let generator = before.as_deref().and_then(|file| Cache::parse(file).ok()?.generator());
     let glibc = Glibc::of(root).or_generator(generator);
     drop(before);
     let path = search_path(root, &glibc, dirs)?;
     let search = Search::new(root, &glibc, links, end);
     let plan = build(search, path, &Base::default(), &ids(root, dirs)?)?;
-    plan.map_err(Error::msg)?.apply(Vec::new())
+    plan.map_err(Error::msg)?.apply(Pages::default())
 }
 
 /// Makes the same cache as [`full`] if the image's was current, and reads only what that does not know: directories
@@ -117,7 +118,7 @@ pub fn incremental(
     links: &mut dyn Links,
     end: Instant,
 ) -> Result<Made> {
-    let reason = match root.read(Path::new(CACHE), CACHE_LIMIT) {
+    let reason = match root.read_into(Pages::default(), Path::new(CACHE), CACHE_LIMIT) {
         Err(error) => format!("{error:#}"),
         Ok(None) => "the image has none".to_owned(),
         Ok(Some(file)) => match update(root, file, dirs, links, end)? {
@@ -134,7 +135,7 @@ type Reason = String;
 /// Makes a cache of the image's, or tells why that can't be relied on.
 fn update(
     root: &Root,
-    file: Vec<u8>,
+    file: Pages,
     dirs: Dirs<'_>,
     links: &mut dyn Links,
     end: Instant,
@@ -165,7 +166,7 @@ struct Planned {
 }
 
 impl Planned {
-    fn apply(self, base: Vec<u8>) -> Result<Made> {
+    fn apply(self, base: Pages) -> Result<Made> {
         let cache = self.plan.apply(base).context("make linker cache")?;
         Ok(Made { cache, ..self.made })
     }
@@ -214,7 +215,7 @@ fn build(
     };
     drop(new);
     search.in_time()?;
-    let (cache, opened, links, fallback) = (Vec::new(), search.opened, search.changed, None);
+    let (cache, opened, links, fallback) = (Pages::default(), search.opened, search.changed, None);
     let made = Made { cache, entries, searched, opened, links, fallback, libraries };
     Ok(Ok(Planned { made, plan }))
 }

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::engine::Made;
 use crate::ld_so_cache::{Cache, Entry};
+use crate::pages::Pages;
 use crate::root::Root;
 use crate::update::LibDir;
 
@@ -74,12 +75,7 @@ impl Found {
     /// in `dirs`.
     ///
     /// A `buffer` that was used already is cheaper than a new one.
-    pub fn read(
-        root: &Root,
-        buffer: Vec<u8>,
-        made: Option<&Made>,
-        dirs: &[LibDir],
-    ) -> Result<Self> {
+    pub fn read(root: &Root, buffer: Pages, made: Option<&Made>, dirs: &[LibDir]) -> Result<Self> {
         let file = root.read_into(buffer, Path::new(CACHE), LIMIT)?;
         let file = file.with_context(|| format!("{CACHE} is not there"))?;
         let cache = Cache::parse(&file).with_context(|| format!("read {CACHE}"))?;
@@ -139,7 +135,8 @@ mod tests {
             let (name, path) = (&b"libx.so"[..], path.as_bytes());
             (Entry { name, path, flags: 3, hwcap: Hwcap::None }, 0)
         });
-        let file = Merge::default().plan(&entries, &[], b"").unwrap().apply(Vec::new()).unwrap();
+        let file =
+            Merge::default().plan(&entries, &[], b"").unwrap().apply(Pages::default()).unwrap();
         let dirs = ["/a".parse().unwrap()];
         let found = entries_in(Cache::parse(&file).unwrap(), &dirs);
         assert!(found.map(|entry| entry.path).eq([b"/a/libx.so"]));

@@ -74,6 +74,8 @@ pub mod glob;
 pub mod ldconfig;
 // Where a byte is.
 mod byte;
+// Where many of them are.
+pub mod pages;
 // What is private otherwise.
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]

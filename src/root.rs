@@ -10,17 +10,15 @@ use nix::errno::Errno;
 use nix::fcntl::{
     OFlag, OpenHow, PosixFadviseAdvice, ResolveFlag, open, openat, openat2, posix_fadvise,
 };
-use nix::sys::stat::{Mode, SFlag, fstat};
+use nix::sys::stat::{FileStat, Mode, SFlag, fstat};
 
+use crate::pages::Pages;
 pub use dir::{Dir, Id, Kind};
 
 mod dir;
 
 /// What a hostile directory may cost us to read.
 const MAX_ENTRIES: usize = 10_000;
-
-/// Bytes that a file may grow in memory without being moved.
-const SPARE: usize = 16 << 10;
 
 /// How often a path is tried again that another process's renames came in the way of.
 const MAX_RETRIES: usize = 1000;
@@ -72,16 +70,11 @@ impl Root {
     /// Opening does not block, and what would block whoever opens it after us, a FIFO, is an error. So is a file that is too
     /// large. Links that lead nowhere, directories and devices are no files, and harmless.
     pub fn read(&self, path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
-        self.read_into(Vec::new(), path, limit)
+        Ok(self.read_into(Pages::default(), path, limit)?.map(Into::into))
     }
 
     /// Reads a file in place of the bytes of another.
-    pub fn read_into(
-        &self,
-        mut bytes: Vec<u8>,
-        path: &Path,
-        limit: u64,
-    ) -> Result<Option<Vec<u8>>> {
+    pub fn read_into(&self, mut bytes: Pages, path: &Path, limit: u64) -> Result<Option<Pages>> {
         let name = path.display();
         let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
         let file = match self.open(path, flags, ResolveFlag::empty()) {
@@ -98,18 +91,31 @@ impl Root {
             SFlag::S_IFDIR => return Ok(None),
             _ => bail!("read {name}: not a regular file"),
         }
-        let size = u64::try_from(found.st_size).unwrap_or_default().min(limit);
-        let size = usize::try_from(size)?;
-        match bytes.capacity() <= size {
-            // Zeroes from the allocator are pages that nobody has touched yet.
-            true => bytes = vec![0; size + SPARE],
-            false => bytes.resize(size, 0),
-        }
-        bytes.truncate(size);
-        let read = fill(&File::from(file), &mut bytes, limit);
+        let size = u64::try_from(found.st_size).unwrap_or_default();
+        let is_small = |size| {
+            ensure!(size <= limit, "read {name}: larger than {limit} bytes");
+            Ok(())
+        };
+        is_small(size)?;
+        let read = fill(File::from(file), &mut bytes, usize::try_from(size)?, limit);
         read.with_context(|| format!("read {name}"))?;
-        ensure!(bytes.len() as u64 <= limit, "read {name}: larger than {limit} bytes");
+        is_small(bytes.len() as u64)?;
         Ok(Some(bytes))
+    }
+
+    /// Is there a file of these bytes? It is not kept in memory, as one that is read is.
+    pub fn says(&self, path: &Path, bytes: &[u8]) -> bool {
+        let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+        let Ok(file) = self.open(path, flags, ResolveFlag::empty()) else { return false };
+        let is_file = |found: FileStat| kind(found.st_mode) == SFlag::S_IFREG;
+        let mut file = File::from(file);
+        let mut buffer = [0; 8192];
+        fstat(&file).is_ok_and(is_file)
+            && bytes.chunks(buffer.len()).all(|part| {
+                let read = &mut buffer[..part.len()];
+                file.read_exact(read).is_ok() && read == part
+            })
+            && matches!(file.read(&mut buffer[..1]), Ok(0))
     }
 
     /// The first bytes of a file, if it is one and has so many.
@@ -167,20 +173,27 @@ impl AsFd for Root {
     }
 }
 
-/// Reads a file into a buffer of its size, in one go if it has not changed.
-fn fill(mut file: &File, bytes: &mut Vec<u8>, limit: u64) -> io::Result<()> {
-    let mut filled = 0;
-    while let Some(rest) = bytes.get_mut(filled..).filter(|rest| !rest.is_empty()) {
-        match file.read(rest) {
+/// Reads a file of this size, in one go if that has not changed, and of one that became larger than `limit` a byte more than that.
+fn fill(file: File, bytes: &mut Pages, size: usize, limit: u64) -> io::Result<()> {
+    let mut file = file.take(limit.saturating_add(1));
+    bytes.resize(size);
+    let (mut filled, mut more) = (0, [0; 512]);
+    loop {
+        let is_full = filled == bytes.len();
+        let rest = if is_full { &mut more[..] } else { &mut bytes[filled..] };
+        let count = match file.read(rest) {
             Ok(0) => break,
-            Ok(count) => filled += count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            read => read?,
+        };
+        if is_full {
+            bytes.resize((2 * filled).max(filled + more.len()));
+            bytes[filled..filled + count].copy_from_slice(&more[..count]);
         }
+        filled += count;
     }
-    bytes.truncate(filled);
-    let more = limit.saturating_add(1).saturating_sub(filled as u64);
-    file.take(more).read_to_end(bytes).map(drop)
+    bytes.resize(filled);
+    Ok(())
 }
 
 /// Tells that a part of a file will be read, for a disk to fetch it until then. A filesystem that can't is read without.
@@ -199,4 +212,49 @@ pub(crate) fn is_out_of_files(error: &io::Error) -> bool {
 /// The kind of file that a mode of stat(2) tells.
 pub(crate) fn kind(mode: u32) -> SFlag {
     SFlag::from_bits_truncate(mode) & SFlag::S_IFMT
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn files_are_read_whole_and_up_to_a_limit() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::at(dir.path()).unwrap();
+        for size in [0, 1, 511, 513, 600_000] {
+            let text: Vec<_> = (0..size).map(|at: u32| at as u8).collect();
+            fs::write(dir.path().join("file"), &text).unwrap();
+            // What was in a buffer before is gone, be it more or less.
+            for before in [0, 700, 700_000] {
+                let read = root.read_into(Pages::zeroed(before), "/file".as_ref(), size.into());
+                assert_eq!(*read.unwrap().unwrap(), text, "{size} {before}");
+            }
+            assert!(root.says("/file".as_ref(), &text));
+            assert!(!root.says("/file".as_ref(), &[&text[..], b"x"].concat()));
+            if let Some(limit) = size.checked_sub(1) {
+                assert!(!root.says("/file".as_ref(), &text[1..]));
+                let error = root.read("/file".as_ref(), limit.into()).unwrap_err().to_string();
+                assert_eq!(error, format!("read /file: larger than {limit} bytes"));
+            }
+        }
+        assert!(root.read("/none".as_ref(), 1).unwrap().is_none());
+        assert!(!root.says("/none".as_ref(), b""));
+    }
+
+    #[test]
+    fn a_file_that_does_not_tell_its_size_is_read_whole() {
+        let root = Root::at("/proc".as_ref()).unwrap();
+        let path = Path::new("/cpuinfo");
+        assert_eq!(fs::metadata("/proc/cpuinfo").unwrap().len(), 0);
+        let read = String::from_utf8(root.read(path, 1 << 20).unwrap().unwrap()).unwrap();
+        let text = fs::read_to_string("/proc/cpuinfo").unwrap();
+        // How fast a processor is changes.
+        let [read, text] = [&read, &text]
+            .map(|text| text.lines().filter(|line| !line.contains("MHz")).collect::<Vec<_>>());
+        assert_eq!(read, text);
+        let error = root.read(path, 100).unwrap_err().to_string();
+        assert_eq!(error, "read /cpuinfo: larger than 100 bytes");
+    }
 }

@@ -24,7 +24,8 @@ impl Image {
         });
         let entries: Vec<_> = entries.collect();
         let plan = Merge::default().plan(&entries, &[], &Glibc::default().generator()).unwrap();
-        fs::write(dir.path().join("etc/ld.so.cache"), plan.apply(Vec::new()).unwrap()).unwrap();
+        let cache = plan.apply(Vec::new().into()).unwrap();
+        fs::write(dir.path().join("etc/ld.so.cache"), &*cache).unwrap();
         Self(dir)
     }
 

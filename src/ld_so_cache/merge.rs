@@ -11,6 +11,7 @@ use super::strings::{self, Lines, Moves};
 use super::{
     Cache, ENTRY, Entry, Format, HEADER, Hwcap, Malformed, Record, byte, partition_point, writer,
 };
+use crate::pages::Pages;
 
 /// Most bytes of strings of entries that are looked at one by one. Many may name the same bytes, which would be sorted for each.
 const MAX_TEXT: usize = 32 << 20;
@@ -95,6 +96,7 @@ impl<'a> Merge<'a> {
         Ok(merge)
     }
 
+    #[inline]
     fn keep(&mut self, index: u32, rank: u32) {
         match self.kept.last_mut() {
             Some(run) if run.indices.end == index && run.rank == rank => run.indices.end += 1,
@@ -254,7 +256,7 @@ pub struct Plan {
 
 impl Plan {
     /// Makes the new file of the one that the plan was made for; of an empty one if that was none.
-    pub fn apply(self, old: Vec<u8>) -> Result<Vec<u8>> {
+    pub fn apply(self, old: Pages) -> Result<Pages> {
         let mut file = self.file.apply(old).context("it is another file")?;
         for kept in self.kept {
             let records = file.get_mut(kept).context("find entries")?;

@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use crate::pages::Pages;
+
 /// What the new file consists of, in order.
 #[derive(Debug, Default)]
 pub(super) struct Patch {
@@ -48,14 +50,14 @@ impl Patch {
     }
 
     /// Makes the new file of the old one, in place: a page that is touched for the first time costs more than its bytes.
-    pub(super) fn apply(self, mut file: Vec<u8>) -> Option<Vec<u8>> {
+    pub(super) fn apply(self, mut file: Pages) -> Option<Pages> {
         if self.old.is_empty() {
-            return Some(self.bytes);
+            return Some(self.bytes.into());
         }
         if self.old.iter().any(|part| part.from.end > file.len()) {
             return None;
         }
-        file.resize(file.len().max(self.len), 0);
+        file.resize(file.len().max(self.len));
         // No part comes to lie where another is that was not moved yet: those that move to the front are in the way of none
         // behind them, and those that move to the back of none before them.
         let (front, back) = (self.old.iter(), self.old.iter().rev());
@@ -67,7 +69,7 @@ impl Patch {
             let bytes = self.bytes.get(part.from)?;
             file.get_mut(part.to..)?.get_mut(..bytes.len())?.copy_from_slice(bytes);
         }
-        file.truncate(self.len);
+        file.resize(self.len);
         Some(file)
     }
 }
@@ -111,7 +113,7 @@ mod tests {
                     expected.extend([new, &file[part]].concat());
                 }
                 assert_eq!(patch.len(), expected.len());
-                assert_eq!(patch.apply(file.to_vec()).unwrap(), expected);
+                assert_eq!(*patch.apply(file.to_vec().into()).unwrap(), expected);
             }
         }
     }
@@ -120,6 +122,6 @@ mod tests {
     fn another_file_is_refused() {
         let mut patch = Patch::default();
         patch.keep(1..3);
-        assert_eq!(patch.apply(b"ab".to_vec()), None);
+        assert!(patch.apply(b"ab".to_vec().into()).is_none());
     }
 }

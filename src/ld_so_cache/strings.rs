@@ -61,6 +61,7 @@ impl<'a> Lines<'a> {
     }
 
     /// Uses the line that starts at a place of the file, if one does.
+    #[inline]
     pub(super) fn take(&mut self, at: usize) -> bool {
         let Some(line) = at.checked_sub(self.start) else { return false };
         let before = line.checked_sub(1).map_or(Some(&0), |before| self.bytes.get(before));

@@ -9,7 +9,7 @@ fn entry<'a>(name: &'a str, path: &'a str) -> Entry<'a> {
 fn write(entries: &[Entry<'_>], subdirectories: &[&[u8]], generator: &[u8]) -> Vec<u8> {
     let ranked: Vec<_> = entries.iter().map(|entry| (*entry, 0)).collect();
     let plan = Merge::default().plan(&ranked, subdirectories, generator).unwrap();
-    plan.apply(Vec::new()).unwrap()
+    plan.apply(Vec::new().into()).unwrap().into()
 }
 
 fn sample() -> Vec<u8> {
@@ -62,8 +62,8 @@ fn a_merge_is_what_all_would_be_written_as() {
         let mut all: Vec<_> = kept.map(|(_, entry)| *entry).chain(new.iter().copied()).collect();
         all.sort_by(compare_ranked);
         let plan = |merge: &Merge<'_>, new: &[_]| merge.plan(new, &[b"x86-64-v4"], b"tests");
-        let merged = plan(&merge, &new).unwrap().apply(file.clone()).unwrap();
-        let anew = plan(&Merge::default(), &all).unwrap().apply(Vec::new()).unwrap();
+        let merged = plan(&merge, &new).unwrap().apply(file.clone().into()).unwrap();
+        let anew = plan(&Merge::default(), &all).unwrap().apply(Vec::new().into()).unwrap();
         assert_eq!(merged, anew, "{all:?}");
         assert_eq!(Cache::parse(&merged).unwrap().len(), all.len());
     }
@@ -95,10 +95,11 @@ fn equals_follow_the_order_of_their_directories() {
         let merge = Merge::of(Cache::parse(&file).unwrap(), |entry, _| Ok(Some(rank(entry))));
         let merge = merge.unwrap();
         assert_eq!(merge.len(), entries.len());
-        let merged = merge.plan(&[], &[b"x86-64-v3"], b"").unwrap().apply(file.clone()).unwrap();
+        let merged =
+            merge.plan(&[], &[b"x86-64-v3"], b"").unwrap().apply(file.clone().into()).unwrap();
         let mut sorted = entries.clone();
         sorted.sort_by(|left, right| compare(left, right).then(rank(left).cmp(&rank(right))));
-        assert_eq!(merged, write(&sorted, &[b"x86-64-v3"], b""), "{ranks:?}");
+        assert_eq!(*merged, *write(&sorted, &[b"x86-64-v3"], b""), "{ranks:?}");
     }
 }
 

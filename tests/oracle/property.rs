@@ -63,7 +63,7 @@ fn one(path: &Path, base: &Path, seed: u64) -> Result<[Made; 2]> {
     // More than once, for a link that one run makes may be what another one counts.
     for _ in 0..8 {
         let made = engine::full(&root, Dirs::default(), &mut Unjailed, later())?;
-        fs::write(&cache, made.cache)?;
+        fs::write(&cache, &*made.cache)?;
         if made.links == 0 {
             break;
         }
@@ -77,8 +77,8 @@ fn one(path: &Path, base: &Path, seed: u64) -> Result<[Made; 2]> {
     let incremental = engine::incremental(&root, dirs, &mut ours, later())?;
     let full = engine::full(&root, dirs, &mut theirs, later())?;
     if incremental.cache != full.cache {
-        fs::write(path.join("full"), &full.cache)?;
-        fs::write(path.join("incremental"), &incremental.cache)?;
+        fs::write(path.join("full"), &*full.cache)?;
+        fs::write(path.join("incremental"), &*incremental.cache)?;
     }
     ensure!(incremental.cache == full.cache, "caches differ");
     ours.0.sort();

@@ -44,7 +44,7 @@ fn merged(cache: Cache<'_>, data: &[u8]) {
     });
     let Ok(merge) = merge else { return };
     let Ok(plan) = merge.plan(&new, &[b"x86-64-v2"], b"fuzz") else { return };
-    let Ok(file) = plan.apply(data.to_vec()) else { return };
+    let Ok(file) = plan.apply(data.to_vec().into()) else { return };
     let made = Cache::parse(&file).expect("a cache that was merged");
     assert_eq!(made.len(), merge.len() + 1);
     assert_eq!(made.generator(), Some(&b"fuzz"[..]));
@@ -94,7 +94,7 @@ fn round(entries: &[Entry<'_>], generator: &[u8]) {
     let subdirectories: &[&[u8]] = &[b"x86-64-v2", b"x86-64-v3"];
     let write = |merge: &Merge<'_>, new: &[(Entry<'_>, u32)], old: &[u8]| {
         let plan = merge.plan(new, subdirectories, generator).expect("a small file");
-        plan.apply(old.to_vec()).expect("the same file")
+        plan.apply(old.to_vec().into()).expect("the same file")
     };
     let written = write(&Merge::default(), &ranked, &[]);
     let cache = Cache::parse(&written).expect("a file that was written");
