@@ -70,21 +70,20 @@ fn character(byte: u8) -> i32 {
 /// Has the name a number that overflows? [`libcmp`] is no order among such names: it may say a < b < c < a.
 pub fn is_wild(name: &[u8]) -> bool {
     let is_digit = |at: usize| name.get(at).is_some_and(u8::is_ascii_digit);
-    let mut at = 9;
-    while at < name.len() {
-        // Of ten digits one is at a tenth place, counted from a byte that is none, and five more are on a side of it.
-        if is_digit(at) && (is_digit(at - 5) || is_digit(at + 5)) {
-            let start = (0..at).rev().take_while(|at| is_digit(*at)).last().unwrap_or(at);
-            let zeros = (start..).take_while(|at| name.get(*at) == Some(&b'0')).count();
-            let digits = (start..).take_while(|at| is_digit(*at)).count();
-            if digits - zeros > 9 {
-                return true;
-            }
-            at = start + digits;
+    let mut known = 0;
+    // Of ten digits one is at a tenth place, and five more are on a side of it.
+    let tenths = (9..).step_by(10).zip(name.as_chunks::<10>().0);
+    let mut tenths = tenths.filter(|(_, [.., tenth])| tenth.is_ascii_digit()).map(|(at, _)| at);
+    tenths.any(|at| {
+        if at < known || !(is_digit(at - 5) || is_digit(at + 5)) {
+            return false;
         }
-        at += 10;
-    }
-    false
+        let start = (0..at).rev().take_while(|at| is_digit(*at)).last().unwrap_or(at);
+        let zeros = (start..).take_while(|at| name.get(*at) == Some(&b'0')).count();
+        let digits = (start..).take_while(|at| is_digit(*at)).count();
+        known = start + digits;
+        digits - zeros > 9
+    })
 }
 
 /// Compares entries as `compare` does (elf/cache.c): descending, so that a newer library is found first; those of
