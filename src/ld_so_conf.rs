@@ -1,6 +1,6 @@
 //! `/etc/ld.so.conf`: which directories a container's linker configuration has already, and what to add to it.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::path::Path;
 
 use anyhow::Result;
@@ -33,7 +33,7 @@ pub struct Plan {
     create: bool,
     first: Option<String>,
     last: String,
-    /// Directories that the linker searches afterwards, in any version of glibc.
+    /// Directories that the linker searches afterwards, in any version of glibc, each once.
     linked: Vec<String>,
     /// Those of them that every version does, in order, if `ld.so.conf` does not include `ld.so.conf.d` and so leaves ours out: ldconfig takes them as arguments,
     /// and looks at arguments first.
@@ -54,7 +54,8 @@ impl Plan {
         let last = text("system directories of this container", system);
         let system = system.iter().copied().map(str::to_owned);
         let searched: Vec<_> = added.iter().cloned().chain(conf.dirs).chain(system).collect();
-        let linked = searched.iter().cloned().chain(conf.typed).collect();
+        let linked: BTreeSet<_> = searched.iter().cloned().chain(conf.typed).collect();
+        let linked = linked.into_iter().collect();
         let left_out = if conf.includes_ours || create { Vec::new() } else { searched };
         Ok(Self { create, first, last, linked, left_out, added })
     }

@@ -1,6 +1,6 @@
 //! [`SearchPath`]: the directories that a cache is made of, in their order, each once.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use anyhow::{Result, ensure};
@@ -32,6 +32,8 @@ pub(super) struct SearchDir {
 pub(super) struct SearchPath {
     pub(super) dirs: Vec<SearchDir>,
     seen: HashSet<Id>,
+    /// What those that were named are. The system's are often named by the configuration, too, and twice.
+    named: HashMap<Vec<u8>, Id>,
     /// Names of hwcaps subdirectories in the order of their first appearance, those of doubles included: each is in the
     /// strings of the cache.
     pub(super) subdirectories: Vec<Vec<u8>>,
@@ -60,12 +62,22 @@ impl SearchPath {
         if path.is_empty() {
             return Ok(());
         }
-        let Some(dir) = root.dir(path)? else { return Ok(()) };
         let flags = flags.and_then(legacy::library_type);
+        if let Some(id) = self.named.get(path).copied() {
+            self.name_again(id, flags);
+            return Ok(());
+        }
+        let Some(dir) = root.dir(path)? else { return Ok(()) };
+        self.named.insert(path.to_owned(), dir.id());
         if self.push(path.to_owned(), None, flags, &dir)? {
             self.add_subdirectories(root, path, flags)?;
         }
         Ok(())
+    }
+
+    /// The newer type counts.
+    fn name_again(&mut self, id: Id, flags: Option<i32>) {
+        self.dirs.iter_mut().filter(|dir| dir.id == id).for_each(|dir| dir.flags = flags);
     }
 
     fn push(
@@ -77,8 +89,7 @@ impl SearchPath {
     ) -> Result<bool> {
         let id = dir.id();
         if !self.seen.insert(id) {
-            // The newer type counts.
-            self.dirs.iter_mut().filter(|dir| dir.id == id).for_each(|dir| dir.flags = flags);
+            self.name_again(id, flags);
             return Ok(false);
         }
         ensure!(self.dirs.len() < MAX_DIRS, "linker searches more than {MAX_DIRS} directories");

@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Error, Result, bail, ensure};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, ResolveFlag, openat, renameat};
 use nix::sys::stat::{FchmodatFlags, FileStat, Mode, SFlag, fchmod, fchmodat, fstatat, mkdirat};
@@ -48,10 +48,10 @@ impl<'a> Changes<'a> {
 
     /// Makes a directory that everybody can read. It may exist.
     pub fn make_dir(&mut self, path: &Path) -> Result<()> {
-        let (parent, name) = self.parent(path)?;
-        match mkdirat(&parent, name, mode(0o755)) {
+        let Place { dir, name, .. } = self.place(path)?;
+        match mkdirat(&dir, name, mode(0o755)) {
             // The umask is the runtime's; non-root programs must be able to read what is put in here.
-            Ok(()) => fchmodat(&parent, name, mode(0o755), FchmodatFlags::FollowSymlink)
+            Ok(()) => fchmodat(&dir, name, mode(0o755), FchmodatFlags::FollowSymlink)
                 .with_context(|| format!("change mode of {}", path.display()))?,
             Err(Errno::EEXIST) => return Ok(()),
             Err(error) => {
@@ -64,14 +64,14 @@ impl<'a> Changes<'a> {
 
     /// Replaces a file as a whole, mode 0644, unless it says that already.
     pub fn write(&mut self, path: &Path, text: &[u8]) -> Result<()> {
-        let before = self.before(path)?;
-        let (parent, name) = self.parent(path)?;
-        let readable = fstatat(&parent, name, AtFlags::AT_SYMLINK_NOFOLLOW);
-        let readable = readable.is_ok_and(|found| found.st_mode & 0o7777 == 0o644);
+        let place = self.place(path)?;
+        let found = place.file()?;
+        let before = found.and_then(|_| self.before(path).transpose()).transpose()?;
+        let readable = found.is_some_and(|found| found.st_mode & 0o7777 == 0o644);
         if readable && before.as_deref() == Some(text) {
             return Ok(());
         }
-        self.replace(path, text)?;
+        place.replace(text)?;
         self.undo.push(match before {
             Some(bytes) => Undo::Restore(path.to_owned(), bytes),
             None => Undo::RemoveFile(path.to_owned()),
@@ -81,8 +81,12 @@ impl<'a> Changes<'a> {
 
     /// Removes a file. It may be missing.
     pub fn remove(&mut self, path: &Path) -> Result<()> {
-        let Some(before) = self.before(path)? else { return Ok(()) };
-        self.unlink(path, UnlinkatFlags::NoRemoveDir)?;
+        let place = self.place(path)?;
+        let Some(before) = place.file()?.and_then(|_| self.before(path).transpose()) else {
+            return Ok(());
+        };
+        let before = before?;
+        place.unlink(UnlinkatFlags::NoRemoveDir)?;
         self.undo.push(Undo::Restore(path.to_owned(), before));
         Ok(())
     }
@@ -97,38 +101,36 @@ impl<'a> Changes<'a> {
 
     /// Refuses what a program can't open as a file, and make one of where there is none.
     pub fn expect_file(&self, path: &Path) -> Result<()> {
-        self.has_file(path).map(drop)
+        self.place(path)?.file().map(drop)
     }
 
     /// Refuses what a program can't rename a file over.
     pub fn expect_no_directory(&self, path: &Path) -> Result<()> {
-        match self.kind(path)? {
-            Some(SFlag::S_IFDIR) => bail!("change {}: a directory", path.display()),
-            _ => Ok(()),
-        }
+        self.place(path)?.no_directory().map(drop)
     }
 
     /// Replaces a file as a whole, mode 0644, as the last change of all: either it is done or all is to be put back.
     ///
     /// It is not synchronized to the disk: a container's root does not outlive the machine's crash.
     pub fn finish(&mut self, path: &Path, bytes: &[u8]) -> Result<()> {
-        self.expect_no_directory(path)?;
-        let size = bytes.len() as u64;
-        let has_size = |found: FileStat| {
-            kind(found.st_mode) == SFlag::S_IFREG && u64::try_from(found.st_size) == Ok(size)
+        let place = self.place(path)?;
+        // A link that leads to such a file is not what this makes.
+        let is_so_long = |found: FileStat| {
+            kind(found.st_mode) == SFlag::S_IFREG
+                && usize::try_from(found.st_size) == Ok(bytes.len())
         };
-        let same = self.stat(path)?.is_some_and(has_size)
-            && self.confined.root().read(path, size).is_ok_and(|old| old.as_deref() == Some(bytes));
-        if same { Ok(()) } else { self.replace(path, bytes) }
+        let same =
+            place.no_directory()?.is_some_and(is_so_long) && self.confined.root().says(path, bytes);
+        if same { Ok(()) } else { place.replace(bytes) }
     }
 
     /// Puts everything back, the last change first.
     pub fn undo(mut self) -> Result<()> {
         while let Some(undo) = self.undo.pop() {
             match undo {
-                Undo::RemoveDir(path) => self.unlink(&path, UnlinkatFlags::RemoveDir),
-                Undo::RemoveFile(path) => self.unlink(&path, UnlinkatFlags::NoRemoveDir),
-                Undo::Restore(path, bytes) => self.replace(&path, &bytes),
+                Undo::RemoveDir(path) => self.place(&path)?.unlink(UnlinkatFlags::RemoveDir),
+                Undo::RemoveFile(path) => self.place(&path)?.unlink(UnlinkatFlags::NoRemoveDir),
+                Undo::Restore(path, bytes) => self.place(&path)?.replace(&bytes),
                 Undo::RemoveNew(dir, names, before) => self.remove_new(&dir, names, &before),
             }?;
         }
@@ -138,72 +140,95 @@ impl<'a> Changes<'a> {
     fn remove_new(&self, dir: &Path, names: Names, before: &[Vec<u8>]) -> Result<()> {
         let now = self.confined.root().list(dir)?;
         for name in now.iter().filter(|name| names(name) && !before.contains(name)) {
-            self.unlink(&dir.join(OsStr::from_bytes(name)), UnlinkatFlags::NoRemoveDir)?;
+            let path = dir.join(OsStr::from_bytes(name));
+            self.place(&path)?.unlink(UnlinkatFlags::NoRemoveDir)?;
         }
         Ok(())
     }
 
     /// What a file says before it is changed.
     fn before(&self, path: &Path) -> Result<Option<Vec<u8>>> {
-        if self.has_file(path)? { self.confined.root().read(path, LIMIT) } else { Ok(None) }
-    }
-
-    /// Is there a file? What is there must be one: we take no link or directory out of the way.
-    fn has_file(&self, path: &Path) -> Result<bool> {
-        match self.kind(path)? {
-            Some(SFlag::S_IFREG) => Ok(true),
-            Some(_) => bail!("change {}: not a regular file", path.display()),
-            None => Ok(false),
-        }
-    }
-
-    fn kind(&self, path: &Path) -> Result<Option<SFlag>> {
-        Ok(self.stat(path)?.map(|found| kind(found.st_mode)))
-    }
-
-    fn stat(&self, path: &Path) -> Result<Option<FileStat>> {
-        let (parent, name) = self.parent(path)?;
-        match fstatat(&parent, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
-            Ok(found) => Ok(Some(found)),
-            Err(Errno::ENOENT) => Ok(None),
-            Err(error) => Err(error).with_context(|| format!("stat {}", path.display())),
-        }
-    }
-
-    fn replace(&self, path: &Path, bytes: &[u8]) -> Result<()> {
-        let (parent, name) = self.parent(path)?;
-        let temporary = format!(".{name}.nri-ldcache");
-        let _ = unlinkat(&parent, temporary.as_str(), UnlinkatFlags::NoRemoveDir); // of a run that was killed
-        let written = write_new(&parent, &temporary, bytes).and_then(|()| {
-            renameat(&parent, temporary.as_str(), &parent, name).map_err(Into::into)
-        });
-        if written.is_err() {
-            let _ = unlinkat(&parent, temporary.as_str(), UnlinkatFlags::NoRemoveDir);
-        }
-        written.with_context(|| format!("write {}", path.display()))
-    }
-
-    fn unlink(&self, path: &Path, how: UnlinkatFlags) -> Result<()> {
-        let (parent, name) = self.parent(path)?;
-        unlinkat(&parent, name, how).with_context(|| format!("remove {}", path.display()))
+        self.confined.root().read(path, LIMIT)
     }
 
     /// Opens the directory of `path` for a change in it. It must be on the root filesystem itself.
-    fn parent<'p>(&self, path: &'p Path) -> Result<(OwnedFd, &'p str)> {
+    fn place<'p>(&self, path: &'p Path) -> Result<Place<'p>> {
         let name = path.file_name().and_then(|name| name.to_str());
         let (Some(parent), Some(name)) = (path.parent(), name) else {
             bail!("{} is no path of a file", path.display());
         };
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
         let dir = self.confined.root().open(parent, flags, ResolveFlag::RESOLVE_NO_XDEV);
-        Ok((dir.with_context(|| format!("open {} for writing", parent.display()))?, name))
+        let dir = dir.with_context(|| format!("open {} for writing", parent.display()))?;
+        Ok(Place { dir, name, path })
     }
 }
 
-fn write_new(dir: &OwnedFd, name: &str, bytes: &[u8]) -> Result<()> {
+/// A name in an open directory, where something is to be changed.
+#[derive(Debug)]
+struct Place<'p> {
+    dir: OwnedFd,
+    name: &'p str,
+    path: &'p Path,
+}
+
+impl Place<'_> {
+    fn stat(&self) -> Result<Option<FileStat>> {
+        match fstatat(&self.dir, self.name, AtFlags::AT_SYMLINK_NOFOLLOW) {
+            Ok(found) => Ok(Some(found)),
+            Err(Errno::ENOENT) => Ok(None),
+            Err(error) => Err(error).with_context(|| format!("stat {}", self.path.display())),
+        }
+    }
+
+    /// The file that is there, if any. What is there must be one: we take no link or directory out of the way.
+    fn file(&self) -> Result<Option<FileStat>> {
+        let found = self.stat()?;
+        let is_file = found.is_none_or(|found| kind(found.st_mode) == SFlag::S_IFREG);
+        ensure!(is_file, "change {}: not a regular file", self.path.display());
+        Ok(found)
+    }
+
+    /// What is there, if anything; not a directory.
+    fn no_directory(&self) -> Result<Option<FileStat>> {
+        let found = self.stat()?;
+        let is_directory = found.is_some_and(|found| kind(found.st_mode) == SFlag::S_IFDIR);
+        ensure!(!is_directory, "change {}: a directory", self.path.display());
+        Ok(found)
+    }
+
+    fn replace(&self, bytes: &[u8]) -> Result<()> {
+        let temporary = format!(".{}.nri-ldcache", self.name);
+        let temporary = temporary.as_str();
+        let remove = || unlinkat(&self.dir, temporary, UnlinkatFlags::NoRemoveDir);
+        let mut file = make(&self.dir, temporary);
+        if file.as_ref().err() == Some(&Errno::EEXIST) {
+            let _ = remove(); // of a run that was killed
+            file = make(&self.dir, temporary);
+        }
+        let written = file.map_err(Error::from).and_then(|file| {
+            write_all(file, bytes)?;
+            Ok(renameat(&self.dir, temporary, &self.dir, self.name)?)
+        });
+        if written.is_err() {
+            let _ = remove();
+        }
+        written.with_context(|| format!("write {}", self.path.display()))
+    }
+
+    fn unlink(&self, how: UnlinkatFlags) -> Result<()> {
+        unlinkat(&self.dir, self.name, how)
+            .with_context(|| format!("remove {}", self.path.display()))
+    }
+}
+
+fn make(dir: &OwnedFd, name: &str) -> nix::Result<OwnedFd> {
     let flags =
         OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let file = openat(dir, name, flags, mode(0o600))?;
+    openat(dir, name, flags, mode(0o600))
+}
+
+fn write_all(file: OwnedFd, bytes: &[u8]) -> Result<()> {
     fchmod(file.as_fd(), mode(0o644))?;
     let mut file = File::from(file);
     file.write_all(bytes)?;
