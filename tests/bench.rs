@@ -10,14 +10,14 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use nri::api::{Container, PodSandbox};
-use nri::fake::FakeSocket;
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch, apply_filter};
 
 #[path = "cache.rs"]
 mod cache;
 #[path = "bench/cost.rs"]
 mod cost;
+#[path = "bench/daemon.rs"]
+mod daemon;
 #[path = "debian.rs"]
 mod debian;
 #[path = "image.rs"]
@@ -59,10 +59,10 @@ fn measure() -> Result<()> {
     // Reports are written there, and on a node it is a tmpfs: a disk would be measured with each.
     shell::output(Command::new("mount").args(["-t", "tmpfs", "tmpfs", "/run"]))?;
     println!("binary: {:.2} MiB", fs::metadata(BINARY)?.len() as f64 / f64::from(1 << 20));
-    daemon()?;
+    daemon::memory()?;
     println!();
     println!(
-        "a refresh: `ldconfig -r` alone (-f FILE -C FILE, as the hook runs it), and the hook with each engine;"
+        "a refresh: `ldconfig -r ROOT {DRIVER}` alone (-f FILE -C FILE, as the hook runs it), and the hook with each engine, all of\nwhich make the same cache;"
     );
     println!(
         "medians of {RUNS} alternating runs with a warm page cache, of {COLD_RUNS} after it was dropped, each in a new container"
@@ -85,9 +85,16 @@ fn measure() -> Result<()> {
 fn engines(size: &Sized) -> Result<()> {
     let (count, root) = (size.count, size.container.root());
     let ways: [&dyn Fn() -> Command; 4] =
-        [&|| bare(&root), &|| size.hook("ldconfig"), &|| size.hook("native"), &|| {
+        [&|| bare_with_driver(&root), &|| size.hook("ldconfig"), &|| size.hook("native"), &|| {
             size.hook("incremental")
         }];
+    let caches = ways.map(|way| {
+        size.warm()?;
+        time(&mut way())?;
+        Ok(fs::read(root.join("etc/ld.so.cache"))?)
+    });
+    let caches = caches.into_iter().collect::<Result<Vec<_>>>()?;
+    ensure!(caches.iter().all(|cache| *cache == caches[0]), "caches of {count} libraries differ");
     row(count, "warm", &rounds(&ways, RUNS, |_| size.warm())?);
     row(count, "cold", &rounds(&ways, COLD_RUNS, |_| size.cold())?);
     let mut costs = Vec::new();
@@ -116,7 +123,9 @@ fn incremental(sizes: &[Sized]) -> Result<()> {
     println!(
         "\nthe roots taking turns: the hook, incremental, and one read and one write of the cache (dd);"
     );
-    println!("libraries, medians, and differences to the first, for the hook as its ratio");
+    println!(
+        "libraries, medians, the hook's ratio to the first, dd's difference to the first, and the hook's ratio without that"
+    );
     let hooks = sizes.iter().map(|size| -> Way<'_> { Box::new(|| size.hook("incremental")) });
     let copies = sizes.iter().map(|size| -> Way<'_> { Box::new(|| size.copy()) });
     let ways: Vec<_> = hooks.chain(copies).collect();
@@ -129,13 +138,15 @@ fn incremental(sizes: &[Sized]) -> Result<()> {
         let (hooks, copies) = times.split_at(sizes.len());
         for ((size, hook), copy) in sizes.iter().zip(hooks).zip(copies) {
             let more = copy.as_secs_f64() - copies[0].as_secs_f64();
+            let ratio = |seconds: f64| seconds / hooks[0].as_secs_f64();
             println!(
-                "{:>9} {name:<4} {:>12} {:>5.2}× {:>12} {:>+5.2} ms",
+                "{:>9} {name:<4} {:>12} {:>5.2}× {:>12} {:>+5.2} ms {:>5.2}×",
                 size.count,
                 milliseconds(*hook),
-                hook.as_secs_f64() / hooks[0].as_secs_f64(),
+                ratio(hook.as_secs_f64()),
                 milliseconds(*copy),
-                more * 1000.0
+                more * 1000.0,
+                ratio(hook.as_secs_f64() - more)
             );
         }
     }
@@ -144,11 +155,21 @@ fn incremental(sizes: &[Sized]) -> Result<()> {
 
 type Way<'a> = Box<dyn Fn() -> Command + 'a>;
 
+/// Where the driver is.
+const DRIVER: &str = "/opt/driver";
+
 const ENGINES: [&str; 3] = ["ldconfig", "native", "incremental"];
 
 fn bare(root: &Path) -> Command {
     let mut ldconfig = Command::new("ldconfig");
     ldconfig.args(["-f", "/etc/ld.so.conf", "-C", "/etc/ld.so.cache", "-r"]).arg(root);
+    ldconfig
+}
+
+/// What a hook is asked for, too.
+fn bare_with_driver(root: &Path) -> Command {
+    let mut ldconfig = bare(root);
+    ldconfig.arg(DRIVER);
     ldconfig
 }
 
@@ -245,8 +266,8 @@ fn hook_on(root: &Path, scratch: &Path, by: Option<&str>, engine: &str) -> Comma
         None => Command::new(BINARY),
     };
     // Under strace(1) ldconfig takes longer than a hook usually may.
-    hook.args(["update-ldcache", "--timeout=60", "--folder=/opt/driver", "--engine", engine]);
-    hook.arg("--container-spec").arg(&state);
+    hook.args(["update-ldcache", "--timeout=60"]).arg(format!("--folder={DRIVER}"));
+    hook.arg(format!("--engine={engine}")).arg(format!("--container-spec={}", state.display()));
     hook
 }
 
@@ -278,66 +299,4 @@ fn median(mut times: Vec<Duration>) -> Duration {
 
 fn milliseconds(time: Duration) -> String {
     format!("{:.2} ms", time.as_secs_f64() * 1000.0)
-}
-
-/// The daemon's memory, after it has been told of a large node and asked about many containers.
-fn daemon() -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let scratch = tempfile::tempdir()?;
-        let path = scratch.path().join("nri.sock");
-        let socket = FakeSocket::bind(&path)?;
-        let mut command = Command::new(BINARY);
-        command.arg("run").arg("--socket-path").arg(&path).stderr(Stdio::null());
-        command.args(["--http-address", "127.0.0.1:0"]);
-        let mut daemon = command.spawn()?;
-        let mut node = socket.accept().await?;
-        let started = rss(daemon.id())?;
-        let (pods, containers): (Vec<_>, Vec<_>) = (0..1000).map(gpu_container).unzip();
-        node.handshake(&pods, &containers, 1).await?;
-        let idle = rss(daemon.id())?;
-        for number in 0..100 {
-            let (pod, container) = gpu_container(number);
-            let answer = node.create_container(pod, container).await?;
-            ensure!(answer.adjust.hooks.create_container.len() == 1, "no hook: {answer:?}");
-        }
-        let busy = rss(daemon.id())?;
-        println!("daemon with metrics: {started:.2} MiB resident at its start, {idle:.2} MiB after a Synchronize of 1,000 containers, {busy:.2} MiB after 100 creations");
-        daemon.kill()?;
-        daemon.wait()?;
-        Ok(())
-    })
-}
-
-/// A pod and its container, as large as those of a cluster.
-fn gpu_container(number: usize) -> (PodSandbox, Container) {
-    let id = format!("{number:064x}");
-    let label = |key: usize| (format!("example.com/label-{key}"), "x".repeat(100));
-    let pod = PodSandbox {
-        id: id.clone(),
-        name: format!("pod-{number}"),
-        namespace: "default".into(),
-        annotations: (0..20).map(label).collect(),
-        ..Default::default()
-    };
-    let mut env: Vec<_> = (0..40).map(|key| format!("VARIABLE_{key}={}", "x".repeat(60))).collect();
-    env.push("NVIDIA_VISIBLE_DEVICES=all".into());
-    let container = Container {
-        id: id.clone(),
-        pod_sandbox_id: id,
-        name: "main".into(),
-        env,
-        ..Default::default()
-    };
-    (pod, container)
-}
-
-/// Resident memory in MiB (proc_pid_status(5), `VmRSS`, in KiB).
-fn rss(pid: u32) -> Result<f64> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let Some(line) = status.lines().find_map(|line| line.strip_prefix("VmRSS:")) else {
-        bail!("no VmRSS")
-    };
-    let size: f64 = line.trim().trim_end_matches(" kB").parse()?;
-    Ok(size / 1024.0)
 }

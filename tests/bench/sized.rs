@@ -8,14 +8,15 @@ use anyhow::{Context, Result};
 use tempfile::TempDir;
 
 use crate::overlay::Overlay;
-use crate::{bare, cost, hook_on, image, shell, time};
+use crate::{DRIVER, bare, cost, hook_on, image, shell, time};
 
 const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
 
 pub(crate) struct Sized {
-    pub(crate) scratch: TempDir,
     pub(crate) count: usize,
     pub(crate) container: Overlay,
+    /// Behind what is mounted in it, which ends first.
+    pub(crate) scratch: TempDir,
 }
 
 impl Sized {
@@ -31,11 +32,11 @@ impl Sized {
         hook_on(&self.container.root(), self.scratch.path(), None, engine)
     }
 
-    /// One read and one write of the cache.
+    /// One read and one write of the cache, with little memory.
     pub(crate) fn copy(&self) -> Command {
         let etc = self.container.root().join("etc");
         let mut dd = Command::new("/bin/dd");
-        dd.args(["bs=16M", "status=none"]);
+        dd.args(["bs=64K", "status=none"]);
         dd.arg(format!("if={}", etc.join("ld.so.cache").display()));
         dd.arg(format!("of={}", etc.join("copy").display()));
         dd
@@ -57,11 +58,12 @@ fn large_image(scratch: &Path, base: &Path, extra: usize) -> Result<(PathBuf, us
     let image = Overlay::new(scratch, &[base])?;
     let root = image.root();
     libraries(&root.join(LIBRARIES), extra)?;
-    fs::create_dir_all(root.join("opt/driver"))?;
-    libraries(&root.join("opt/driver"), 3)?;
+    let driver = root.join(DRIVER.trim_start_matches('/'));
+    fs::create_dir_all(&driver)?;
+    libraries(&driver, 3)?;
     let count = files(&root.join(LIBRARIES))?;
     time(&mut bare(&root))?;
-    Ok((image.into_layer()?, count))
+    Ok((image.into_layer(), count))
 }
 
 /// How many files there are; links to them are not libraries of their own.
