@@ -10,7 +10,7 @@ use nix::errno::Errno;
 use nix::fcntl::{
     OFlag, OpenHow, PosixFadviseAdvice, ResolveFlag, open, openat, openat2, posix_fadvise,
 };
-use nix::sys::stat::{FileStat, Mode, SFlag, fstat};
+use nix::sys::stat::{Mode, SFlag, fstat};
 
 use crate::pages::Pages;
 pub use dir::{Dir, Id, Kind};
@@ -105,26 +105,27 @@ impl Root {
 
     /// Is there a file of these bytes? It is not kept in memory, as one that is read is.
     pub fn says(&self, path: &Path, bytes: &[u8]) -> bool {
-        let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
-        let Ok(file) = self.open(path, flags, ResolveFlag::empty()) else { return false };
-        let is_file = |found: FileStat| kind(found.st_mode) == SFlag::S_IFREG;
-        let mut file = File::from(file);
+        let Some(mut file) = self.regular(path) else { return false };
         let mut buffer = [0; 8192];
-        fstat(&file).is_ok_and(is_file)
-            && bytes.chunks(buffer.len()).all(|part| {
-                let read = &mut buffer[..part.len()];
-                file.read_exact(read).is_ok() && read == part
-            })
-            && matches!(file.read(&mut buffer[..1]), Ok(0))
+        bytes.chunks(buffer.len()).all(|part| {
+            let read = &mut buffer[..part.len()];
+            file.read_exact(read).is_ok() && read == part
+        }) && matches!(file.read(&mut buffer[..1]), Ok(0))
     }
 
     /// The first bytes of a file, if it is one and has so many.
     pub fn read_start(&self, path: &Path, count: usize) -> Option<Vec<u8>> {
+        let mut bytes = vec![0; count];
+        self.regular(path)?.read_exact(&mut bytes).ok()?;
+        Some(bytes)
+    }
+
+    /// Opens a regular file to read it, without waiting for whatever else may be there.
+    fn regular(&self, path: &Path) -> Option<File> {
         let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
         let file = self.open(path, flags, ResolveFlag::empty()).ok()?;
-        let regular = kind(fstat(&file).ok()?.st_mode) == SFlag::S_IFREG;
-        let mut bytes = vec![0; count];
-        (regular && File::from(file).read_exact(&mut bytes).is_ok()).then_some(bytes)
+        let is_regular = kind(fstat(&file).ok()?.st_mode) == SFlag::S_IFREG;
+        is_regular.then(|| file.into())
     }
 
     /// The names in a directory, sorted as bytes; none if there is no such directory.

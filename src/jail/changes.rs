@@ -66,7 +66,7 @@ impl<'a> Changes<'a> {
     pub fn write(&mut self, path: &Path, text: &[u8]) -> Result<()> {
         let place = self.place(path)?;
         let found = place.file()?;
-        let before = found.and_then(|_| self.before(path).transpose()).transpose()?;
+        let before = self.before(path, found)?;
         let readable = found.is_some_and(|found| found.st_mode & 0o7777 == 0o644);
         if readable && before.as_deref() == Some(text) {
             return Ok(());
@@ -82,10 +82,7 @@ impl<'a> Changes<'a> {
     /// Removes a file. It may be missing.
     pub fn remove(&mut self, path: &Path) -> Result<()> {
         let place = self.place(path)?;
-        let Some(before) = place.file()?.and_then(|_| self.before(path).transpose()) else {
-            return Ok(());
-        };
-        let before = before?;
+        let Some(before) = self.before(path, place.file()?)? else { return Ok(()) };
         place.unlink(UnlinkatFlags::NoRemoveDir)?;
         self.undo.push(Undo::Restore(path.to_owned(), before));
         Ok(())
@@ -146,9 +143,9 @@ impl<'a> Changes<'a> {
         Ok(())
     }
 
-    /// What a file says before it is changed.
-    fn before(&self, path: &Path) -> Result<Option<Vec<u8>>> {
-        self.confined.root().read(path, LIMIT)
+    /// What a file that was found says before it is changed.
+    fn before(&self, path: &Path, found: Option<FileStat>) -> Result<Option<Vec<u8>>> {
+        if found.is_some() { self.confined.root().read(path, LIMIT) } else { Ok(None) }
     }
 
     /// Opens the directory of `path` for a change in it. It must be on the root filesystem itself.
