@@ -85,8 +85,8 @@ impl Made {
 /// Directories of an update.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Dirs<'a> {
-    /// Those that are searched before all that the configuration says.
-    pub first: &'a [&'a str],
+    /// Those that are searched before the system's, as the lines of a configuration name them.
+    pub searched: &'a [Vec<u8>],
     /// Those where a runtime put files.
     pub added: &'a [&'a str],
 }
@@ -101,7 +101,7 @@ pub fn full(root: &Root, dirs: Dirs<'_>, links: &mut dyn Links, end: Instant) ->
     let generator = before.as_deref().and_then(|file| Cache::parse(file).ok()?.generator());
     let glibc = Glibc::of(root).or_generator(generator);
     drop(before);
-    let path = search_path(root, &glibc, dirs)?;
+    let path = SearchPath::of(root, &glibc, dirs.searched)?;
     let search = Search::new(root, &glibc, links, end);
     let plan = build(search, path, &Base::default(), &ids(root, dirs)?)?;
     plan.map_err(Error::msg)?.apply(Pages::default())
@@ -145,7 +145,7 @@ fn update(
         Err(malformed) => return Ok(Err(malformed.to_string())),
     };
     let glibc = Glibc::of(root).or_generator(cache.generator());
-    let (path, added) = (search_path(root, &glibc, dirs)?, ids(root, dirs)?);
+    let (path, added) = (SearchPath::of(root, &glibc, dirs.searched)?, ids(root, dirs)?);
     let base = match Base::new(root, &glibc, &path, cache, &added) {
         Ok(base) => base,
         Err(error) => return Ok(Err(format!("{error:#}"))),
@@ -170,11 +170,6 @@ impl Planned {
         let cache = self.plan.apply(base).context("make linker cache")?;
         Ok(Made { cache, ..self.made })
     }
-}
-
-fn search_path(root: &Root, glibc: &Glibc, dirs: Dirs<'_>) -> Result<SearchPath> {
-    let first: Vec<_> = dirs.first.iter().map(|dir| dir.as_bytes()).collect();
-    SearchPath::of(root, glibc, &first)
 }
 
 /// Where a runtime put files. By identity: links may lead to a directory, and then it is searched under another name.

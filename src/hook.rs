@@ -120,13 +120,20 @@ fn refresh(
     clock.lap("confine");
     let mut changes = Changes::begin(&confined);
     let change = || {
+        // It is made before anything is written but links, so that who kills us while we look through the image finds what was there.
+        let made = match ldconfig {
+            Some(_) => None,
+            None => Some(make_cache(&update, &confined, &plan, end).context("make cache")?),
+        };
         plan.apply(&mut changes)
             .and_then(|()| musl.apply(&mut changes))
             .context("configure linker")?;
-        match ldconfig {
-            Some(it) => it.run(&confined, &mut changes, plan.left_out(), end).map(|()| None),
-            None => make_cache(&update, &confined, &mut changes, &plan, end).map(Some),
+        match (&made, ldconfig) {
+            (Some(made), _) => changes.finish(Path::new(engine::CACHE), &made.cache)?,
+            (None, Some(it)) => it.run(&confined, &mut changes, plan.left_out(), end)?,
+            (None, None) => {}
         }
+        Ok(made)
     };
     // What was changed before a bug of ours showed is put back, too.
     let made = catch_unwind(AssertUnwindSafe(change));
@@ -163,25 +170,17 @@ fn put_back(changes: Changes<'_>, error: anyhow::Error) -> anyhow::Error {
     }
 }
 
-/// Makes the cache, and what links it needs, without executing anything.
-fn make_cache(
-    update: &Update,
-    confined: &Confined,
-    changes: &mut Changes<'_>,
-    plan: &Plan,
-    end: Instant,
-) -> Result<Made> {
-    let first: Vec<_> = plan.left_out().iter().map(String::as_str).collect();
-    let added: Vec<_> = update.dirs().iter().map(LibDir::as_str).collect();
+/// Makes the cache, and the links that it needs, without executing anything.
+fn make_cache(update: &Update, confined: &Confined, plan: &Plan, end: Instant) -> Result<Made> {
     let (root, links) = (confined.root(), &mut &*confined);
-    let dirs = engine::Dirs { first: &first, added: &added };
+    let searched = plan.searched(root)?;
+    let added: Vec<_> = update.dirs().iter().map(LibDir::as_str).collect();
+    let dirs = engine::Dirs { searched: &searched, added: &added };
     let made = match update.engine() {
         Engine::Native => engine::full(root, dirs, links, end),
         _ => engine::incremental(root, dirs, links, end),
-    };
-    let made = made.context("make cache")?;
-    ensure!(Instant::now() < end, "make cache: its time was up");
-    changes.finish(Path::new(engine::CACHE), &made.cache)?;
+    }?;
+    ensure!(Instant::now() < end, "its time was up");
     Ok(made)
 }
 

@@ -10,12 +10,18 @@ use crate::jail::Changes;
 use crate::root::Root;
 use crate::update::LibDir;
 
+mod draft;
 mod lines;
 
+use draft::Draft;
 use lines::{CONF, parts};
 pub(crate) use lines::{Lines, Source, is_space};
 
+const ETC: &str = "/etc";
 const CONF_DIR: &str = "/etc/ld.so.conf.d";
+
+/// Makes ldconfig read that directory where there is no `ld.so.conf`.
+const INCLUDE: &str = "include /etc/ld.so.conf.d/*.conf\n";
 
 /// Our files, by fixed names so that a second run finds them. The first sorts before others, so that injected libraries
 /// win, but after `00-cuda-compat.conf` and `00-compat-*.conf`, with which NVIDIA's images and hooks set a newer libcuda
@@ -62,16 +68,24 @@ impl Plan {
 
     /// Writes the files.
     pub fn apply(&self, changes: &mut Changes<'_>) -> Result<()> {
-        changes.make_dir(Path::new("/etc"))?;
+        changes.make_dir(Path::new(ETC))?;
         changes.make_dir(Path::new(CONF_DIR))?;
-        if self.create {
-            changes.write(Path::new(CONF), b"include /etc/ld.so.conf.d/*.conf\n")?;
-        }
-        match &self.first {
-            Some(text) => changes.write(Path::new(FIRST), text.as_bytes())?,
-            None => changes.remove(Path::new(FIRST))?,
-        }
-        changes.write(Path::new(LAST), self.last.as_bytes())
+        self.files().try_for_each(|(path, text)| match text {
+            Some(text) => changes.write(Path::new(path), text.as_bytes()),
+            None => changes.remove(Path::new(path)),
+        })
+    }
+
+    /// The files, and what they will say; one that says nothing will not be there.
+    fn files(&self) -> impl Iterator<Item = (&'static str, Option<&str>)> {
+        let conf = self.create.then_some((CONF, Some(INCLUDE)));
+        conf.into_iter().chain([(FIRST, self.first.as_deref()), (LAST, Some(&self.last))])
+    }
+
+    /// The lines of directories that ldconfig will go through once the files are written, in order.
+    pub fn searched(&self, root: &Root) -> Result<Vec<Vec<u8>>> {
+        let left_out = self.left_out.iter().map(|dir| dir.clone().into_bytes());
+        Ok(left_out.chain(Lines::read(&Draft::of(self, root)?)?.dirs).collect())
     }
 
     /// The directories that were not searched before, in order.
@@ -88,6 +102,11 @@ impl Plan {
     pub fn left_out(&self) -> &[String] {
         &self.left_out
     }
+}
+
+/// The lines of directories of a root's configuration as it is, in order.
+pub fn searched(root: &Root) -> Result<Vec<Vec<u8>>> {
+    Ok(Lines::read(root)?.dirs)
 }
 
 fn text(what: &str, dirs: &[impl AsRef<str>]) -> String {

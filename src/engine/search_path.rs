@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 
 use super::glibc::Glibc;
 use super::legacy;
-use crate::ld_so_conf::{Lines, is_space};
+use crate::ld_so_conf::is_space;
 use crate::root::{Dir, Id, Kind, Root};
 
 /// Most directories; a system with everything has 50, and some dozens of hwcaps subdirectories.
@@ -40,13 +40,11 @@ pub(super) struct SearchPath {
 }
 
 impl SearchPath {
-    /// What ldconfig without arguments searches: the configuration's directories, then the system's.
-    pub(super) fn of(root: &Root, glibc: &Glibc, first: &[&[u8]]) -> Result<Self> {
+    /// What ldconfig searches: the directories of these lines, then the system's.
+    pub(super) fn of(root: &Root, glibc: &Glibc, lines: &[Vec<u8>]) -> Result<Self> {
         let mut path = Self::default();
         let debian = root.is_file(Path::new("/etc/debian_version"));
-        let configured = Lines::read(root)?.dirs;
-        let lines = first.iter().copied().chain(configured.iter().map(Vec::as_slice));
-        lines.into_iter().try_for_each(|line| path.add(root, line, glibc.is_legacy()))?;
+        lines.iter().try_for_each(|line| path.add(root, line, glibc.is_legacy()))?;
         let system = glibc.system_dirs(debian);
         system.iter().try_for_each(|dir| path.add(root, dir, false))?;
         Ok(path)

@@ -14,7 +14,6 @@ impl Image {
         for made in ["etc", "old", "new"] {
             fs::create_dir(dir.path().join(made)).unwrap();
         }
-        fs::write(dir.path().join("etc/ld.so.conf"), "/old\n").unwrap();
         fs::write(dir.path().join("new").join(new), elf::tests::library(new.as_bytes(), None))
             .unwrap();
         let paths: Vec<_> = names.iter().map(|name| format!("/old/{name}")).collect();
@@ -40,7 +39,8 @@ impl Image {
 
     fn update(&self) -> Made {
         let root = Root::at(self.0.path()).unwrap();
-        let dirs = Dirs { first: &["/new"], added: &["/new"] };
+        let searched = ["/new", "/old"].map(|dir| dir.as_bytes().to_vec());
+        let dirs = Dirs { searched: &searched, added: &["/new"] };
         incremental(&root, dirs, &mut NoLinks, Instant::now() + Duration::from_secs(60)).unwrap()
     }
 }

@@ -13,13 +13,14 @@ use std::{fs, mem};
 use nri_ldcache::engine::{CACHE, Dirs, Links, Made, full, incremental};
 use nri_ldcache::fuzzing::plain;
 use nri_ldcache::ld_so_cache::Cache;
+use nri_ldcache::ld_so_conf;
 use nri_ldcache::root::{Dir, Root};
 
 /// Most nodes of a root.
 const MOST: usize = 40;
 
-/// What is searched.
-const FIRST: Dirs<'_> = Dirs { first: &["/first"], added: &[] };
+/// What is searched, before what the configuration says.
+const FIRST: &[u8] = b"/first";
 
 /// Something in a root.
 enum Node {
@@ -35,10 +36,12 @@ pub fn check(data: &[u8]) {
     let dir = tempfile::tempdir().expect("a temporary directory");
     make(dir.path(), nodes).expect("a root");
     let root = Root::at(dir.path()).expect("a directory");
+    let Some(searched) = searched(&root) else { return };
+    let dirs = Dirs { searched: &searched, added: &[] };
     // Links are made in the first run, and may lead to others in the second.
-    let Ok(mut last) = full(&root, FIRST, &mut RealLinks, later()) else { return };
+    let Ok(mut last) = full(&root, dirs, &mut RealLinks, later()) else { return };
     for _ in 0..3 {
-        let again = full(&root, FIRST, &mut RealLinks, later()).expect("what was done before");
+        let again = full(&root, dirs, &mut RealLinks, later()).expect("what was done before");
         if mem::replace(&mut last, again).cache == last.cache {
             return settled(&root, &dir.path().join(&CACHE[1..]), &last);
         }
@@ -57,13 +60,20 @@ fn settled(root: &Root, path: &Path, made: &Made) {
     let Some(Ok(mut file)) = file else { return };
     file.write_all(&made.cache).expect("a file to write");
     // The cache itself may be a file that the configuration includes.
-    let Ok(made) = full(root, FIRST, &mut RealLinks, later()) else { return };
-    let again = incremental(root, FIRST, &mut RealLinks, later()).expect("a cache is there");
+    let Some(searched) = searched(root) else { return };
+    let dirs = Dirs { searched: &searched, added: &[] };
+    let Ok(made) = full(root, dirs, &mut RealLinks, later()) else { return };
+    let again = incremental(root, dirs, &mut RealLinks, later()).expect("a cache is there");
     assert!(again.cache == made.cache, "incremental: {:?}", again.fallback);
     assert!(again.fallback.is_some() || again.opened <= made.opened);
-    let dirs = Dirs { added: &["/first", "/lib"], ..FIRST };
+    let dirs = Dirs { added: &["/first", "/lib"], ..dirs };
     let all = incremental(root, dirs, &mut RealLinks, later());
     assert!(all.is_ok_and(|all| all.cache == made.cache), "with directories to look at");
+}
+
+fn searched(root: &Root) -> Option<Vec<Vec<u8>>> {
+    let configured = ld_so_conf::searched(root).ok()?;
+    Some([vec![FIRST.to_owned()], configured].concat())
 }
 
 /// What an input says, without what could not be made.
