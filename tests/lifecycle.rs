@@ -70,7 +70,7 @@ fn the_plugin_outlives_containerd() -> Result<()> {
         let metrics = node.metrics()?;
         let gap = sample(&metrics, "disconnected_seconds_total")?;
         let ended = sample(&metrics, "disconnects_total{reason=\"runtime\"}")?;
-        ensure!(ended == f64::from(ROUNDS) && gap > 0.0, "{ended} ends, {gap} s of gap");
+        ensure!(ended >= f64::from(ROUNDS) && gap > 0.0, "{ended} ends, {gap} s of gap");
         let (pods, sure) = (pods.into_inner(), sure.into_inner());
         println!(
             "{}: {ROUNDS} restarts, {gap:.1} s of gap, connected {slowest:?} after containerd was ready at the latest; {pods} pods under way, {sure} of them while the plugin was connected, all with a hook",
@@ -80,18 +80,26 @@ fn the_plugin_outlives_containerd() -> Result<()> {
     })
 }
 
-/// Each time, until the plugin is connected again and a pod was created meanwhile that must have a hook. The longest time
-/// from when containerd was ready to when the plugin was connected.
+/// Each time, until the plugin is connected again and a pod was created meanwhile that must have a hook; and between two of
+/// them it stays connected. The longest time from when containerd was ready to when the plugin was connected.
 fn restart_again_and_again(node: &Installation, sure: impl Fn() -> u32) -> Result<Duration> {
-    let mut slowest = Duration::ZERO;
+    let (mut slowest, mut connected) = (Duration::ZERO, service(node)?.context("not connected")?);
     for round in 0..ROUNDS {
         let before = service(node)?.context("not connected")?;
+        ensure!(
+            before == connected,
+            "round {round}: another connection, {before}, not {connected}"
+        );
         node.containerd.restart(["TERM", "KILL"][round as usize % 2])?;
         let (start, pods) = (Instant::now(), sure());
-        while service(node)?.is_none_or(|now| now == before) {
-            ensure!(start.elapsed() < BACK, "round {round}: not connected again");
+        // A containerd that is ending may have taken us in once more.
+        connected = loop {
+            match service(node)? {
+                Some(now) if now != before => break now,
+                _ => ensure!(start.elapsed() < BACK, "round {round}: not connected again"),
+            }
             thread::sleep(Duration::from_millis(10));
-        }
+        };
         slowest = slowest.max(start.elapsed());
         while sure() == pods {
             ensure!(start.elapsed() < BACK * 3, "round {round}: no pod with a hook");
