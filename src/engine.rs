@@ -86,7 +86,7 @@ impl Made {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Dirs<'a> {
     /// Those that are searched before the system's, as the lines of a configuration name them.
-    pub searched: &'a [Vec<u8>],
+    pub lines: &'a [Vec<u8>],
     /// Those where a runtime put files.
     pub added: &'a [&'a str],
 }
@@ -101,7 +101,7 @@ pub fn full(root: &Root, dirs: Dirs<'_>, links: &mut dyn Links, end: Instant) ->
     let generator = before.as_deref().and_then(|file| Cache::parse(file).ok()?.generator());
     let glibc = Glibc::of(root).or_generator(generator);
     drop(before);
-    let path = SearchPath::of(root, &glibc, dirs.searched)?;
+    let path = SearchPath::of(root, &glibc, dirs.lines)?;
     let search = Search::new(root, &glibc, links, end);
     let plan = build(search, path, &Base::default(), &ids(root, dirs)?)?;
     plan.map_err(Error::msg)?.apply(Pages::default())
@@ -145,7 +145,7 @@ fn update(
         Err(malformed) => return Ok(Err(malformed.to_string())),
     };
     let glibc = Glibc::of(root).or_generator(cache.generator());
-    let (path, added) = (SearchPath::of(root, &glibc, dirs.searched)?, ids(root, dirs)?);
+    let (path, added) = (SearchPath::of(root, &glibc, dirs.lines)?, ids(root, dirs)?);
     let base = match Base::new(root, &glibc, &path, cache, &added) {
         Ok(base) => base,
         Err(error) => return Ok(Err(format!("{error:#}"))),

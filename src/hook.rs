@@ -120,20 +120,15 @@ fn refresh(
     clock.lap("confine");
     let mut changes = Changes::begin(&confined);
     let change = || {
-        // It is made before anything is written but links, so that who kills us while we look through the image finds what was there.
-        let made = match ldconfig {
-            Some(_) => None,
-            None => Some(make_cache(&update, &confined, &plan, end).context("make cache")?),
-        };
-        plan.apply(&mut changes)
-            .and_then(|()| musl.apply(&mut changes))
-            .context("configure linker")?;
-        match (&made, ldconfig) {
-            (Some(made), _) => changes.finish(Path::new(engine::CACHE), &made.cache)?,
-            (None, Some(it)) => it.run(&confined, &mut changes, plan.left_out(), end)?,
-            (None, None) => {}
+        let prepared = plan.prepare(&mut changes).and_then(|()| musl.prepare(&changes));
+        prepared.context("configure linker")?;
+        match ldconfig {
+            Some(ldconfig) => {
+                configure(&plan, &musl, &mut changes)?;
+                ldconfig.run(&confined, &mut changes, plan.left_out(), end).map(|()| None)
+            }
+            None => make_cache(&update, &plan, &musl, &mut changes, end).map(Some),
         }
-        Ok(made)
     };
     // What was changed before a bug of ours showed is put back, too.
     let made = catch_unwind(AssertUnwindSafe(change));
@@ -170,17 +165,46 @@ fn put_back(changes: Changes<'_>, error: anyhow::Error) -> anyhow::Error {
     }
 }
 
+/// Writes what the linker is told.
+fn configure(plan: &Plan, musl: &musl::Plan, changes: &mut Changes<'_>) -> Result<()> {
+    let written = plan.apply(changes).and_then(|()| musl.apply(changes));
+    written.context("configure linker")
+}
+
 /// Makes the cache, and the links that it needs, without executing anything.
-fn make_cache(update: &Update, confined: &Confined, plan: &Plan, end: Instant) -> Result<Made> {
+///
+/// The cache comes first, and what is written last: whoever is killed while it looks through the image leaves no configuration
+/// beside a cache that does not know it.
+fn make_cache(
+    update: &Update,
+    plan: &Plan,
+    musl: &musl::Plan,
+    changes: &mut Changes<'_>,
+    end: Instant,
+) -> Result<Made> {
+    let (cache, confined) = (Path::new(engine::CACHE), changes.confined());
+    changes.expect_no_directory(cache)?;
+    let mut made = search(update, plan.dir_lines(), confined, end)?;
+    configure(plan, musl, changes)?;
+    let lines = plan.dir_lines_in(confined.root()).context("read configuration")?;
+    if lines != plan.dir_lines() {
+        made = search(update, &lines, confined, end)?;
+    }
+    changes.finish(cache, &made.cache)?;
+    Ok(made)
+}
+
+/// Looks through the directories of a configuration.
+fn search(update: &Update, lines: &[Vec<u8>], confined: &Confined, end: Instant) -> Result<Made> {
     let (root, links) = (confined.root(), &mut &*confined);
-    let searched = plan.searched(root)?;
     let added: Vec<_> = update.dirs().iter().map(LibDir::as_str).collect();
-    let dirs = engine::Dirs { searched: &searched, added: &added };
+    let dirs = engine::Dirs { lines, added: &added };
     let made = match update.engine() {
         Engine::Native => engine::full(root, dirs, links, end),
         _ => engine::incremental(root, dirs, links, end),
-    }?;
-    ensure!(Instant::now() < end, "its time was up");
+    };
+    let made = made.context("make cache")?;
+    ensure!(Instant::now() < end, "make cache: its time was up");
     Ok(made)
 }
 

@@ -12,10 +12,12 @@ use crate::update::LibDir;
 
 mod draft;
 mod lines;
+mod memory;
 
 use draft::Draft;
 use lines::{CONF, parts};
 pub(crate) use lines::{Lines, Source, is_space};
+use memory::Memory;
 
 const ETC: &str = "/etc";
 const CONF_DIR: &str = "/etc/ld.so.conf.d";
@@ -45,6 +47,8 @@ pub struct Plan {
     /// and looks at arguments first.
     left_out: Vec<String>,
     added: Vec<String>,
+    /// The lines of directories that ldconfig goes through afterwards, as far as they can be foreseen.
+    dir_lines: Vec<Vec<u8>>,
 }
 
 impl Plan {
@@ -53,7 +57,8 @@ impl Plan {
         let create = !root.exists(Path::new(CONF));
         let debian = root.is_file(Path::new("/etc/debian_version"));
         let system = system_dirs(debian, std::env::consts::ARCH);
-        let conf = Conf::read(root)?;
+        let files = Memory::of(root);
+        let conf = Conf::read(&files)?;
         let added: Vec<_> = conf.missing(dirs, system).into_iter().map(str::to_owned).collect();
         let first = (!added.is_empty()).then(|| text("added for this container", &added));
         // The host's ldconfig knows the directories of the host's distribution, and the container may be of another one.
@@ -63,13 +68,20 @@ impl Plan {
         let linked: BTreeSet<_> = searched.iter().cloned().chain(conf.typed).collect();
         let linked = linked.into_iter().collect();
         let left_out = if conf.includes_ours || create { Vec::new() } else { searched };
-        Ok(Self { create, first, last, linked, left_out, added })
+        let mut plan = Self { create, first, last, linked, left_out, added, dir_lines: Vec::new() };
+        plan.dir_lines = plan.told(&Draft { source: &files, files: plan.files().collect() })?;
+        Ok(plan)
+    }
+
+    /// Makes the directories of the files, and refuses what is in their way.
+    pub fn prepare(&self, changes: &mut Changes<'_>) -> Result<()> {
+        changes.make_dir(Path::new(ETC))?;
+        changes.make_dir(Path::new(CONF_DIR))?;
+        self.files().try_for_each(|(path, _)| changes.expect_file(Path::new(path)))
     }
 
     /// Writes the files.
     pub fn apply(&self, changes: &mut Changes<'_>) -> Result<()> {
-        changes.make_dir(Path::new(ETC))?;
-        changes.make_dir(Path::new(CONF_DIR))?;
         self.files().try_for_each(|(path, text)| match text {
             Some(text) => changes.write(Path::new(path), text.as_bytes()),
             None => changes.remove(Path::new(path)),
@@ -82,10 +94,20 @@ impl Plan {
         conf.into_iter().chain([(FIRST, self.first.as_deref()), (LAST, Some(&self.last))])
     }
 
-    /// The lines of directories that ldconfig will go through once the files are written, in order.
-    pub fn searched(&self, root: &Root) -> Result<Vec<Vec<u8>>> {
+    /// The lines of directories that ldconfig will go through once the files are written, in order. An odd configuration is another
+    /// one then: [`Self::dir_lines_in`] tells.
+    pub fn dir_lines(&self) -> &[Vec<u8>] {
+        &self.dir_lines
+    }
+
+    /// The same, with the configuration of a root as it is now.
+    pub fn dir_lines_in(&self, root: &Root) -> Result<Vec<Vec<u8>>> {
+        self.told(root)
+    }
+
+    fn told(&self, files: &impl Source) -> Result<Vec<Vec<u8>>> {
         let left_out = self.left_out.iter().map(|dir| dir.clone().into_bytes());
-        Ok(left_out.chain(Lines::read(&Draft::of(self, root)?)?.dirs).collect())
+        Ok(left_out.chain(Lines::read(files)?.dirs).collect())
     }
 
     /// The directories that were not searched before, in order.
@@ -105,7 +127,7 @@ impl Plan {
 }
 
 /// The lines of directories of a root's configuration as it is, in order.
-pub fn searched(root: &Root) -> Result<Vec<Vec<u8>>> {
+pub fn dir_lines(root: &Root) -> Result<Vec<Vec<u8>>> {
     Ok(Lines::read(root)?.dirs)
 }
 

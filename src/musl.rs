@@ -59,6 +59,11 @@ impl Plan {
         Ok(plan)
     }
 
+    /// Refuses what is in the way of the files.
+    pub fn prepare(&self, changes: &Changes<'_>) -> Result<()> {
+        self.0.iter().try_for_each(|(path, _)| changes.expect_file(path))
+    }
+
     /// Writes the files.
     pub fn apply(&self, changes: &mut Changes<'_>) -> Result<()> {
         self.0.iter().try_for_each(|(path, text)| changes.write(path, text))

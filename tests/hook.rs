@@ -1,8 +1,9 @@
 //! The hook alone: runc and crun run it for a bundle.
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
+use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
@@ -75,6 +76,40 @@ fn a_configuration_that_does_not_include_ours_is_served_all_the_same() -> Result
         let script = "ldconfig -p | grep -c -e /driver/libcuda.so.1 -e libc.so.6";
         let ran = bundle.run(runtime, script)?;
         ensure!(ran.stdout == "2\n", "{ran:?}");
+        Ok(())
+    })
+}
+
+/// What such a configuration says is not known before our files are there; the container's own ldconfig is the judge.
+#[test]
+fn our_files_by_other_names_are_read_as_ldconfig_reads_them() -> Result<()> {
+    const LAST: &str = "zz-nvcr-ldcache.conf";
+    let prepared: [fn(&Path) -> Result<()>; 3] = [
+        |etc| {
+            symlink("ld.so.conf.d", etc.join("alias"))?;
+            let conf = "include alias/zz*.conf\ninclude /etc/ld.so.conf.d/*.conf\n";
+            Ok(fs::write(etc.join("ld.so.conf"), conf)?)
+        },
+        |etc| Ok(symlink(LAST, etc.join("ld.so.conf.d/00-a.conf"))?),
+        |etc| {
+            let dir = etc.join("ld.so.conf.d");
+            fs::write(dir.join("a.conf"), "/opt/own\n")?;
+            Ok(fs::hard_link(dir.join("a.conf"), dir.join(LAST))?)
+        },
+    ];
+    everywhere(|host, runtime| {
+        for (number, prepare) in prepared.iter().enumerate() {
+            let volume = format!("{}/lib64", gpu::VOLUME);
+            let bundle = Bundle::new(host)?.volume(&volume, "/driver", "ro");
+            let mut bundle = bundle.hook(&["--folder=/driver"]);
+            prepare(&bundle.root("/etc"))?;
+            let sum = "md5sum </etc/ld.so.cache";
+            let script = format!("{sum}; ldconfig; {sum}; ldconfig -p | grep -c /driver/libcuda");
+            let ran = bundle.run(runtime, &script)?;
+            let lines: Vec<_> = ran.stdout.lines().collect();
+            let is_same = matches!(lines[..], [ours, theirs, "1"] if ours == theirs);
+            ensure!(is_same, "{number}: {ran:?}");
+        }
         Ok(())
     })
 }
@@ -221,6 +256,15 @@ fn nothing_stays_but_configuration_links_and_cache_and_a_second_run_changes_noth
         bundle.run(runtime, "true")?;
         let again = bundle.changes()?;
         ensure!(again == after, "{again:#?}\n{after:#?}");
+        // But that everybody can read what it says.
+        let files: Vec<_> = names[..3].iter().map(|name| bundle.root(&name[1..])).collect();
+        let private = fs::Permissions::from_mode(0o600);
+        files.iter().try_for_each(|file| fs::set_permissions(file, private.clone()))?;
+        bundle.run(runtime, "true")?;
+        for file in files {
+            let mode = fs::metadata(&file)?.permissions().mode() & 0o7777;
+            ensure!(mode == 0o644, "{mode:o} {}", file.display());
+        }
         Ok(())
     })
 }

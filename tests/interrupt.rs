@@ -253,7 +253,7 @@ fn kills(engine: Engine) -> Result<()> {
     let early_and_late = (KILLS / 20..KILLS - KILLS / 20).contains(&old);
     ensure!(hit > KILLS / 4 && early_and_late, "most came at the same time: {hit}, {old}");
     // ldconfig reads what is configured, so that comes first; our own engines know it before it is written.
-    let is_whole = engine == Engine::Ldconfig || half < old / 4;
+    let is_whole = engine == Engine::Ldconfig || half * 4 <= old;
     ensure!(is_whole, "{half} of {old} updates were begun and not done");
     Ok(())
 }

@@ -337,7 +337,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir_all(dir.path().join("lib")).unwrap();
         let root = Root::at(dir.path()).unwrap();
-        let dirs = Dirs { searched: &[b"/lib".to_vec()], added: &[] };
+        let dirs = Dirs { lines: &[b"/lib".to_vec()], added: &[] };
         let in_time = |end| full(&root, dirs, &mut NoLinks, end);
         assert!(in_time(Instant::now() + Duration::from_secs(60)).is_ok());
         let error = in_time(Instant::now()).unwrap_err();

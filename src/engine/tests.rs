@@ -39,8 +39,8 @@ impl Image {
 
     fn update(&self) -> Made {
         let root = Root::at(self.0.path()).unwrap();
-        let searched = ["/new", "/old"].map(|dir| dir.as_bytes().to_vec());
-        let dirs = Dirs { searched: &searched, added: &["/new"] };
+        let lines = ["/new", "/old"].map(|dir| dir.as_bytes().to_vec());
+        let dirs = Dirs { lines: &lines, added: &["/new"] };
         incremental(&root, dirs, &mut NoLinks, Instant::now() + Duration::from_secs(60)).unwrap()
     }
 }

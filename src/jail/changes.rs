@@ -46,6 +46,11 @@ impl<'a> Changes<'a> {
         Self { confined, undo: Vec::new() }
     }
 
+    /// The jail.
+    pub fn confined(&self) -> &'a Confined {
+        self.confined
+    }
+
     /// Makes a directory that everybody can read. It may exist.
     pub fn make_dir(&mut self, path: &Path) -> Result<()> {
         let Place { dir, name, .. } = self.place(path)?;
@@ -67,8 +72,7 @@ impl<'a> Changes<'a> {
         let place = self.place(path)?;
         let found = place.file()?;
         let before = self.before(path, found)?;
-        let readable = found.is_some_and(|found| found.st_mode & 0o7777 == 0o644);
-        if readable && before.as_deref() == Some(text) {
+        if found.is_some_and(is_readable) && before.as_deref() == Some(text) {
             return Ok(());
         }
         place.replace(text)?;
@@ -112,13 +116,14 @@ impl<'a> Changes<'a> {
     pub fn finish(&mut self, path: &Path, bytes: &[u8]) -> Result<()> {
         let place = self.place(path)?;
         // A link that leads to such a file is not what this makes.
-        let is_so_long = |found: FileStat| {
-            kind(found.st_mode) == SFlag::S_IFREG
-                && usize::try_from(found.st_size) == Ok(bytes.len())
+        let may_be_it = |found: FileStat| {
+            is_readable(found) && usize::try_from(found.st_size) == Ok(bytes.len())
         };
-        let same =
-            place.no_directory()?.is_some_and(is_so_long) && self.confined.root().says(path, bytes);
-        if same { Ok(()) } else { place.replace(bytes) }
+        let found = place.no_directory()?;
+        if found.is_some_and(may_be_it) && self.confined.root().says(path, bytes) {
+            return Ok(());
+        }
+        place.replace(bytes)
     }
 
     /// Puts everything back, the last change first.
@@ -217,6 +222,11 @@ impl Place<'_> {
         unlinkat(&self.dir, self.name, how)
             .with_context(|| format!("remove {}", self.path.display()))
     }
+}
+
+/// Is it a file of the mode that we make? Programs of every user must be able to read it.
+fn is_readable(found: FileStat) -> bool {
+    found.st_mode & 0o7777 == 0o644 && kind(found.st_mode) == SFlag::S_IFREG
 }
 
 fn make(dir: &OwnedFd, name: &str) -> nix::Result<OwnedFd> {

@@ -61,11 +61,10 @@ fn one(path: &Path, base: &Path, seed: u64) -> Result<[Made; 2]> {
     generate::root(path, base, &mut random)?;
     let root = Root::at(path)?;
     let cache = path.join("etc/ld.so.cache");
-    let searched = ld_so_conf::searched(&root)?;
     // More than once, for a link that one run makes may be what another one counts.
     for _ in 0..8 {
-        let made =
-            engine::full(&root, Dirs { searched: &searched, added: &[] }, &mut Unjailed, later())?;
+        let lines = ld_so_conf::dir_lines(&root)?;
+        let made = engine::full(&root, Dirs { lines: &lines, added: &[] }, &mut Unjailed, later())?;
         fs::write(&cache, &*made.cache)?;
         if made.links == 0 {
             break;
@@ -76,8 +75,8 @@ fn one(path: &Path, base: &Path, seed: u64) -> Result<[Made; 2]> {
     let added = add(path, &mut random, written)?;
     let added: Vec<_> = added.iter().map(String::as_str).collect();
     let (mut ours, mut theirs) = (Remembered::default(), Remembered::default());
-    let searched = ld_so_conf::searched(&root)?;
-    let dirs = Dirs { searched: &searched, added: &added };
+    let lines = ld_so_conf::dir_lines(&root)?;
+    let dirs = Dirs { lines: &lines, added: &added };
     let incremental = engine::incremental(&root, dirs, &mut ours, later())?;
     let full = engine::full(&root, dirs, &mut theirs, later())?;
     if incremental.cache != full.cache {

@@ -36,12 +36,10 @@ pub fn check(data: &[u8]) {
     let dir = tempfile::tempdir().expect("a temporary directory");
     make(dir.path(), nodes).expect("a root");
     let root = Root::at(dir.path()).expect("a directory");
-    let Some(searched) = searched(&root) else { return };
-    let dirs = Dirs { searched: &searched, added: &[] };
-    // Links are made in the first run, and may lead to others in the second.
-    let Ok(mut last) = full(&root, dirs, &mut RealLinks, later()) else { return };
+    // Links are made in the first run, and may lead to others in the second, or be files of the configuration.
+    let Some(mut last) = whole(&root) else { return };
     for _ in 0..3 {
-        let again = full(&root, dirs, &mut RealLinks, later()).expect("what was done before");
+        let again = whole(&root).expect("what was done before");
         if mem::replace(&mut last, again).cache == last.cache {
             return settled(&root, &dir.path().join(&CACHE[1..]), &last);
         }
@@ -60,9 +58,9 @@ fn settled(root: &Root, path: &Path, made: &Made) {
     let Some(Ok(mut file)) = file else { return };
     file.write_all(&made.cache).expect("a file to write");
     // The cache itself may be a file that the configuration includes.
-    let Some(searched) = searched(root) else { return };
-    let dirs = Dirs { searched: &searched, added: &[] };
-    let Ok(made) = full(root, dirs, &mut RealLinks, later()) else { return };
+    let Some(made) = whole(root) else { return };
+    let lines = lines(root).expect("what was read before");
+    let dirs = Dirs { lines: &lines, added: &[] };
     let again = incremental(root, dirs, &mut RealLinks, later()).expect("a cache is there");
     assert!(again.cache == made.cache, "incremental: {:?}", again.fallback);
     assert!(again.fallback.is_some() || again.opened <= made.opened);
@@ -71,8 +69,14 @@ fn settled(root: &Root, path: &Path, made: &Made) {
     assert!(all.is_ok_and(|all| all.cache == made.cache), "with directories to look at");
 }
 
-fn searched(root: &Root) -> Option<Vec<Vec<u8>>> {
-    let configured = ld_so_conf::searched(root).ok()?;
+/// What the full engine makes of a root, if it can.
+fn whole(root: &Root) -> Option<Made> {
+    let lines = lines(root)?;
+    full(root, Dirs { lines: &lines, added: &[] }, &mut RealLinks, later()).ok()
+}
+
+fn lines(root: &Root) -> Option<Vec<Vec<u8>>> {
+    let configured = ld_so_conf::dir_lines(root).ok()?;
     Some([vec![FIRST.to_owned()], configured].concat())
 }
 
