@@ -69,7 +69,8 @@ impl Plan {
         let linked = linked.into_iter().collect();
         let left_out = if conf.includes_ours || create { Vec::new() } else { searched };
         let mut plan = Self { create, first, last, linked, left_out, added, dir_lines: Vec::new() };
-        plan.dir_lines = plan.told(&Draft { source: &files, files: plan.files().collect() })?;
+        plan.dir_lines =
+            plan.dir_lines_of(&Draft { source: &files, files: plan.files().collect() })?;
         Ok(plan)
     }
 
@@ -102,10 +103,10 @@ impl Plan {
 
     /// The same, with the configuration of a root as it is now.
     pub fn dir_lines_in(&self, root: &Root) -> Result<Vec<Vec<u8>>> {
-        self.told(root)
+        self.dir_lines_of(root)
     }
 
-    fn told(&self, files: &impl Source) -> Result<Vec<Vec<u8>>> {
+    fn dir_lines_of(&self, files: &impl Source) -> Result<Vec<Vec<u8>>> {
         let left_out = self.left_out.iter().map(|dir| dir.clone().into_bytes());
         Ok(left_out.chain(Lines::read(files)?.dirs).collect())
     }
