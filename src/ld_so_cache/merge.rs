@@ -53,6 +53,9 @@ impl<'a> Merge<'a> {
     ) -> Result<Self> {
         ensure!(old.format() == Format::New, "it has an old format");
         let mut merge = Self { old: Some(old), strings: old.lines(), ..Self::default() };
+        // Most lines have no such number at all. They are looked through before the entries are, which lead to them in another order:
+        // what was read one after the other is near the processor then.
+        let may_be_wild = is_wild(merge.strings.bytes());
         let (mut last, mut text): (Option<(&[u8], u32)>, usize) = (None, 0);
         for (index, record) in (0u32..).zip(old.records()) {
             // Neighbours are of one directory most often. Nothing of an entry is looked at then but that it is.
@@ -86,7 +89,7 @@ impl<'a> Merge<'a> {
                 ensure!(few, "it has more than {MAX_SUBDIRECTORIES} hwcaps subdirectories");
             }
         }
-        ensure!(!merge.is_wild(), "it has a name whose number overflows");
+        ensure!(!(may_be_wild && merge.is_wild()), "it has a name whose number overflows");
         let Self { strings, rewritten, .. } = &mut merge;
         rewritten.retain(|index| {
             let is_used = |at: u32| strings.is_used(at as usize);
@@ -127,9 +130,7 @@ impl<'a> Merge<'a> {
     fn is_wild(&self) -> bool {
         let kept = self.kept.iter().flat_map(|run| run.indices.clone());
         let mut all = kept.chain(self.displaced.iter().map(|(index, _)| *index));
-        // They are in lines, of which most have no such number at all, and those of directories do not count.
-        is_wild(self.strings.bytes())
-            && all.any(|index| self.entry(index).is_some_and(|entry| is_wild(entry.name)))
+        all.any(|index| self.entry(index).is_some_and(|entry| is_wild(entry.name)))
     }
 
     /// How many entries are kept.
