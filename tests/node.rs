@@ -154,7 +154,7 @@ impl Node {
         fs::create_dir_all(parent)?;
         // A running program cannot be written; renamed over, it can be replaced.
         let new = to.with_extension("new");
-        fs::copy(from, &new).with_context(|| format!("copy {} to {inside}", from.display()))?;
+        shell::copy(from, &new)?;
         fs::rename(&new, &to)?;
         Ok(())
     }

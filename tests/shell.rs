@@ -1,6 +1,7 @@
 //! Programs of the machine that the tests call.
 
 use std::io::{self, Write};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
@@ -13,6 +14,12 @@ pub(crate) fn output(command: &mut Command) -> Result<String> {
     let stderr = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "{line}: {}\n{stderr}{}", output.status, tail(&stdout));
     Ok(stdout.into_owned())
+}
+
+/// Copies a program by a process of its own. What this one has open for writing while another of its threads forks can't be
+/// executed until that child has executed something else (execve(2), ETXTBSY).
+pub(crate) fn copy(from: &Path, to: &Path) -> Result<()> {
+    output(Command::new("cp").args(["--preserve=mode", "--"]).args([from, to])).map(drop)
 }
 
 /// Tells whoever waits: unlike `eprintln!`, it is seen from a test that passes too.

@@ -34,10 +34,12 @@ impl Program {
         let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("nri-ldcache-{suffix}"));
         let mut bytes = fs::read(&Self::first()?.0)?;
         bytes.extend(suffix.as_bytes());
+        let [written, new] = ["written", "new"].map(|extension| path.with_extension(extension));
+        fs::write(&written, bytes)?;
+        fs::set_permissions(&written, fs::metadata(&Self::first()?.0)?.permissions())?;
+        shell::copy(&written, &new)?;
+        fs::remove_file(&written)?;
         // It may be running.
-        let new = path.with_extension("new");
-        fs::write(&new, bytes)?;
-        fs::set_permissions(&new, fs::metadata(&Self::first()?.0)?.permissions())?;
         fs::rename(&new, &path)?;
         Ok(Self(path))
     }
