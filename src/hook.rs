@@ -186,7 +186,7 @@ fn make_cache(
     changes.expect_no_directory(cache)?;
     let mut made = search(update, plan.dir_lines(), confined, end)?;
     configure(plan, musl, changes)?;
-    let lines = plan.dir_lines_in(confined.root()).context("read configuration")?;
+    let lines = plan.dir_lines_of(confined.root()).context("read configuration")?;
     // An image may have other names for our files, and links that lead to them now.
     if lines != plan.dir_lines() {
         drop(made);

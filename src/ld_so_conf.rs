@@ -19,7 +19,6 @@ use lines::{CONF, parts};
 pub(crate) use lines::{Lines, Source, is_space};
 use memory::Memory;
 
-const ETC: &str = "/etc";
 const CONF_DIR: &str = "/etc/ld.so.conf.d";
 
 /// Makes ldconfig read that directory where there is no `ld.so.conf`.
@@ -76,7 +75,7 @@ impl Plan {
 
     /// Makes the directories of the files, and refuses what is in their way.
     pub fn prepare(&self, changes: &mut Changes<'_>) -> Result<()> {
-        changes.make_dir(Path::new(ETC))?;
+        changes.make_dir(Path::new("/etc"))?;
         changes.make_dir(Path::new(CONF_DIR))?;
         self.files().try_for_each(|(path, _)| changes.expect_file(Path::new(path)))
     }
@@ -95,18 +94,14 @@ impl Plan {
         conf.into_iter().chain([(FIRST, self.first.as_deref()), (LAST, Some(&self.last))])
     }
 
-    /// The lines of directories that ldconfig will go through once the files are written, in order. An odd configuration is another
-    /// one then: [`Self::dir_lines_in`] tells.
+    /// The lines of directories that ldconfig will go through once the files are written, in order, as far as that can be
+    /// foreseen.
     pub fn dir_lines(&self) -> &[Vec<u8>] {
         &self.dir_lines
     }
 
-    /// The same, with the configuration of a root as it is now.
-    pub fn dir_lines_in(&self, root: &Root) -> Result<Vec<Vec<u8>>> {
-        self.dir_lines_of(root)
-    }
-
-    fn dir_lines_of(&self, files: &impl Source) -> Result<Vec<Vec<u8>>> {
+    /// The same of a configuration as it is.
+    pub(crate) fn dir_lines_of(&self, files: &impl Source) -> Result<Vec<Vec<u8>>> {
         let left_out = self.left_out.iter().map(|dir| dir.clone().into_bytes());
         Ok(left_out.chain(Lines::read(files)?.dirs).collect())
     }

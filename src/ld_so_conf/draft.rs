@@ -63,7 +63,7 @@ mod tests {
                 None => drop(fs::remove_file(path)),
             }
         }
-        assert_eq!(plan.dir_lines(), plan.dir_lines_in(&root).unwrap(), "{files:?}");
+        assert_eq!(plan.dir_lines(), plan.dir_lines_of(&root).unwrap(), "{files:?}");
         let lines = plan.dir_lines().iter().cloned();
         lines.map(|line| String::from_utf8(line).unwrap()).collect()
     }
