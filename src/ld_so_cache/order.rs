@@ -68,22 +68,34 @@ fn character(byte: u8) -> i32 {
 }
 
 /// Has the name a number that overflows? [`libcmp`] is no order among such names: it may say a < b < c < a.
+///
+/// Many names, one after the other, are one, too.
 pub fn is_wild(name: &[u8]) -> bool {
     let is_digit = |at: usize| name.get(at).is_some_and(u8::is_ascii_digit);
+    // Of ten digits in a row four begin at a seventh place, and three more are on a side of them. Two such places are looked at
+    // in one go, and most often neither has any.
+    let (pairs, rest) = name.as_chunks::<14>();
+    let pairs = pairs.iter().zip((0..).step_by(14));
+    let pairs = pairs.filter(|(pair, _)| may_be_digits(&pair[..7]) | may_be_digits(&pair[7..]));
+    let last = name.len() - rest.len();
+    let mut places = pairs.map(|(_, at)| at).chain([last]).flat_map(|at| [at, at + 7]);
     let mut known = 0;
-    // Of ten digits one is at a tenth place, and five more are on a side of it.
-    let tenths = (9..).step_by(10).zip(name.as_chunks::<10>().0);
-    let mut tenths = tenths.filter(|(_, [.., tenth])| tenth.is_ascii_digit()).map(|(at, _)| at);
-    tenths.any(|at| {
-        if at < known || !(is_digit(at - 5) || is_digit(at + 5)) {
+    places.any(|at| {
+        if at < known || !is_digit(at) || !(is_digit(at.wrapping_sub(3)) || is_digit(at + 6)) {
             return false;
         }
-        let start = (0..at).rev().take_while(|at| is_digit(*at)).last().unwrap_or(at);
+        let start = (known..=at).rev().take_while(|at| is_digit(*at)).last().unwrap_or(at);
         let zeros = (start..).take_while(|at| name.get(*at) == Some(&b'0')).count();
         let digits = (start..).take_while(|at| is_digit(*at)).count();
         known = start + digits;
         digits - zeros > 9
     })
+}
+
+/// Have the first four bytes the upper half of digits?
+fn may_be_digits(bytes: &[u8]) -> bool {
+    let four = bytes.first_chunk().copied().map_or(0, u32::from_ne_bytes);
+    four & 0xf0f0_f0f0 == 0x3030_3030
 }
 
 /// Compares entries as `compare` does (elf/cache.c): descending, so that a newer library is found first; those of

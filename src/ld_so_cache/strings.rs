@@ -30,7 +30,9 @@ pub(super) fn append(
         *places.get_mut(index).context("find string")? = table.insert(string)?;
     }
     table.keep(from..old.bytes.len(), is_used_up)?;
-    Ok((table.moves, places))
+    let mut moves = table.moves;
+    moves.index(old.start + old.bytes.len())?;
+    Ok((moves, places))
 }
 
 /// Descending by the bytes from the end; of two of which one ends the other, the longer first.
@@ -219,33 +221,82 @@ impl<'t> Table<'t, '_> {
 
 /// Where old strings are now: those from a place on, up to the next that is in here, moved by a distance.
 #[derive(Debug, Default)]
-pub(super) struct Moves(Vec<(u32, u32)>);
+pub(super) struct Moves {
+    all: Vec<(u32, u32)>,
+    /// Of each block of places the distance, if they have one. There are few moves, and many places to be moved.
+    blocks: Vec<Option<u32>>,
+}
 
 impl Moves {
+    /// How many places a block has.
+    const BLOCK: u32 = 4096;
+
     fn push(&mut self, old: usize, new: u32) -> Result<()> {
         let old = u32::try_from(old)?;
         let distance = new.wrapping_sub(old);
-        if self.0.last().is_none_or(|(_, last)| *last != distance) {
-            self.0.push((old, distance));
+        if self.all.last().is_none_or(|(_, last)| *last != distance) {
+            self.all.push((old, distance));
         }
         Ok(())
     }
 
-    /// Moves the places of a name and a path.
-    pub(super) fn apply(&self, [name, path]: [u32; 2]) -> Option<[u32; 2]> {
-        let (distance, end) = self.distance(path)?;
-        // The name is the end of the path, most often.
-        let of_name = match name >= path && name < end {
-            true => distance,
-            false => self.distance(name)?.0,
-        };
-        Some([name.wrapping_add(of_name), path.wrapping_add(distance)])
+    /// Looks up all blocks of places before `end`.
+    pub(super) fn index(&mut self, end: usize) -> Result<()> {
+        let end = u32::try_from(end)?;
+        let mut moves = self.all.iter().peekable();
+        let mut distance = None;
+        self.blocks = (0..end.div_ceil(Self::BLOCK))
+            .map(|block| {
+                let start = block * Self::BLOCK;
+                while let Some((_, next)) = moves.next_if(|(from, _)| *from <= start) {
+                    distance = Some(*next);
+                }
+                let is_one = moves.peek().is_none_or(|(from, _)| *from - start >= Self::BLOCK);
+                distance.filter(|_| is_one)
+            })
+            .collect();
+        Ok(())
     }
 
-    /// How far what is at a place was moved, and up to which place.
-    fn distance(&self, old: u32) -> Option<(u32, u32)> {
-        let next = self.0.partition_point(|(from, _)| *from <= old);
-        let (_, distance) = self.0.get(next.checked_sub(1)?)?;
-        Some((*distance, self.0.get(next).map_or(u32::MAX, |(from, _)| *from)))
+    /// Moves the places of a name and a path.
+    #[inline]
+    pub(super) fn apply(&self, [name, path]: [u32; 2]) -> Option<[u32; 2]> {
+        Some([name.wrapping_add(self.distance(name)?), path.wrapping_add(self.distance(path)?)])
+    }
+
+    /// How far what is at a place was moved.
+    #[inline]
+    fn distance(&self, old: u32) -> Option<u32> {
+        match self.blocks.get((old / Self::BLOCK) as usize) {
+            Some(Some(distance)) => Some(*distance),
+            _ => self.search(old),
+        }
+    }
+
+    #[cold]
+    fn search(&self, old: u32) -> Option<u32> {
+        let next = self.all.partition_point(|(from, _)| *from <= old);
+        Some(self.all.get(next.checked_sub(1)?)?.1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_are_moved_by_what_was_last_before_them() {
+        let block = Moves::BLOCK as usize;
+        let mut moves = Moves::default();
+        let all = [(100, 7), (block, 9), (block + 1, 5), (3 * block, 0), (3 * block + 50, 8)];
+        for (from, distance) in all {
+            moves.push(from, from as u32 + distance).unwrap();
+        }
+        moves.index(5 * block + 3).unwrap();
+        for at in (0..6 * block).step_by(25).flat_map(|at| [at, at + 1]) {
+            let last = all.iter().rev().find(|(from, _)| *from <= at);
+            let expected = last.map(|(_, distance)| [at as u32 + distance; 2]);
+            assert_eq!(moves.apply([at as u32; 2]), expected, "{at}");
+        }
     }
 }
