@@ -97,10 +97,9 @@ pub struct Dirs<'a> {
 ///
 /// What can't be searched is named. What is not made at `end` is not made at all.
 pub fn full(root: &Root, dirs: Dirs<'_>, links: &mut dyn Links, end: Instant) -> Result<Made> {
-    let before = root.read_into(Pages::default(), Path::new(CACHE), CACHE_LIMIT).ok().flatten();
-    let generator = before.as_deref().and_then(|file| Cache::parse(file).ok()?.generator());
+    let before = root.blocks(Path::new(CACHE), CACHE_LIMIT).ok().flatten();
+    let generator = before.as_ref().and_then(|file| Cache::of(file).ok()?.generator());
     let glibc = Glibc::of(root).or_generator(generator);
-    drop(before);
     let path = SearchPath::of(root, &glibc, dirs.lines)?;
     let search = Search::new(root, &glibc, links, end);
     let plan = build(search, path, &Base::default(), &ids(root, dirs)?)?;
@@ -118,7 +117,7 @@ pub fn incremental(
     links: &mut dyn Links,
     end: Instant,
 ) -> Result<Made> {
-    let reason = match root.read_into(Pages::default(), Path::new(CACHE), CACHE_LIMIT) {
+    let reason = match root.pages(Path::new(CACHE), CACHE_LIMIT) {
         Err(error) => format!("{error:#}"),
         Ok(None) => "the image has none".to_owned(),
         Ok(Some(file)) => match update(root, file, dirs, links, end)? {

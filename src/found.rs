@@ -8,8 +8,7 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::engine::Made;
-use crate::ld_so_cache::{Cache, Entry};
-use crate::pages::Pages;
+use crate::ld_so_cache::{Bytes, Cache, Entry};
 use crate::root::Root;
 use crate::update::LibDir;
 
@@ -73,12 +72,10 @@ pub enum Target {
 impl Found {
     /// Reads the cache below `root` back, and looks for what was added, as a loader will: for what was `made`, or else for what is
     /// in `dirs`.
-    ///
-    /// A `buffer` that was used already is cheaper than a new one.
-    pub fn read(root: &Root, buffer: Pages, made: Option<&Made>, dirs: &[LibDir]) -> Result<Self> {
-        let file = root.read_into(buffer, Path::new(CACHE), LIMIT)?;
+    pub fn read(root: &Root, made: Option<&Made>, dirs: &[LibDir]) -> Result<Self> {
+        let file = root.blocks(Path::new(CACHE), LIMIT)?;
         let file = file.with_context(|| format!("{CACHE} is not there"))?;
-        let cache = Cache::parse(&file).with_context(|| format!("read {CACHE}"))?;
+        let cache = Cache::of(&file).with_context(|| format!("read {CACHE}"))?;
         let added: Box<dyn Iterator<Item = Entry<'_>>> = match made {
             Some(made) => Box::new(made.added()),
             None => Box::new(entries_in(cache, dirs)),
@@ -104,7 +101,10 @@ impl Found {
 }
 
 /// The entries of libraries that lie in a directory themselves.
-fn entries_in<'a>(cache: Cache<'a>, dirs: &[LibDir]) -> impl Iterator<Item = Entry<'a>> {
+fn entries_in<'a, F: Bytes + ?Sized>(
+    cache: Cache<'a, F>,
+    dirs: &[LibDir],
+) -> impl Iterator<Item = Entry<'a>> {
     let is_in = |path: &[u8], dir: &LibDir| {
         let file = path.strip_prefix(dir.as_str().as_bytes()).and_then(|it| it.strip_prefix(b"/"));
         file.is_some_and(|file| !file.contains(&b'/'))
@@ -127,6 +127,7 @@ fn text(path: &[u8]) -> String {
 mod tests {
     use super::*;
     use crate::ld_so_cache::{Hwcap, Merge};
+    use crate::pages::Pages;
 
     #[test]
     fn a_directory_has_only_what_lies_in_it() {

@@ -132,13 +132,12 @@ fn refresh(
     };
     // What was changed before a bug of ours showed is put back, too.
     let made = catch_unwind(AssertUnwindSafe(change));
-    let mut made = match made.unwrap_or_else(|_| Err(anyhow!("panicked"))) {
+    let made = match made.unwrap_or_else(|_| Err(anyhow!("panicked"))) {
         Ok(made) => made,
         Err(error) => return Err(put_back(changes, error)),
     };
     clock.lap("cache");
-    let buffer = made.as_mut().map(|made| std::mem::take(&mut made.cache)).unwrap_or_default();
-    let found = Found::read(confined.root(), buffer, made.as_ref(), update.dirs()).ok();
+    let found = Found::read(confined.root(), made.as_ref(), update.dirs()).ok();
     clock.lap("check");
     let (engine, fallback) = maker(update.engine(), made);
     let memory = memory.peak();

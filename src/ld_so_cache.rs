@@ -8,13 +8,16 @@
 use std::cmp::Ordering;
 use std::fmt;
 
+pub use bytes::Bytes;
 pub use merge::{Merge, Plan};
 pub use order::{compare, compare_ranked, is_wild, libcmp};
 
 use crate::byte;
+use bytes::{MAX_STRING, end, number, starts_with, string, word};
 use record::{OLD_SIZE as OLD_ENTRY, Record, SIZE as ENTRY};
 use strings::Lines;
 
+mod bytes;
 mod merge;
 mod order;
 mod patch;
@@ -39,8 +42,6 @@ const ENDIAN: u8 = if cfg!(target_endian = "little") { 2 } else { 3 };
 /// `DL_CACHE_HWCAP_EXTENSION` and the mask of ISA levels, in the upper half of the hwcap field.
 const EXTENSION_BIT: u64 = 1 << 30;
 const ISA_MASK: u64 = (1 << 10) - 1;
-/// Longest string that is read, with its final NUL: more than the path of a directory (`PATH_MAX`, limits.h) and a name.
-const MAX_STRING: usize = 8192;
 
 /// Which of the three formats a file has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
@@ -113,58 +114,85 @@ pub struct Entry<'a> {
     pub hwcap: Hwcap<'a>,
 }
 
-/// A cache file.
-#[derive(Clone, Copy, Debug)]
-pub struct Cache<'a> {
+/// A cache file, in memory or where it is.
+#[derive(Debug)]
+pub struct Cache<'a, F: ?Sized = [u8]> {
     format: Format,
-    file: &'a [u8],
-    /// The entries, and the length of one.
-    entries: &'a [u8],
+    file: &'a F,
+    /// Where the entries are, how many there are, and the length of one.
+    entries: usize,
+    count: usize,
     entry: usize,
     /// What the offsets of strings count from.
-    strings: &'a [u8],
+    strings: usize,
     generator: Option<&'a [u8]>,
-    hwcaps: &'a [u8],
+    /// The offsets of the names of subdirectories: where they are, and how many.
+    hwcaps: (usize, usize),
 }
 
+impl<F: ?Sized> Clone for Cache<'_, F> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<F: ?Sized> Copy for Cache<'_, F> {}
+
 impl<'a> Cache<'a> {
-    /// Finds the parts of a cache file, as `_dl_load_cache_lookup` and `cache_extension_load` do.
+    /// Finds the parts of a cache file that is in memory.
     pub fn parse(file: &'a [u8]) -> Result<Self, Malformed> {
-        if file.starts_with(MAGIC) {
+        Self::of(file)
+    }
+
+    fn records(&self) -> impl Iterator<Item = Record> + use<'a> {
+        let entries = self.file.get(self.entries..).unwrap_or_default();
+        entries.chunks_exact(self.entry).take(self.count).filter_map(Record::parse)
+    }
+
+    /// The strings of entries.
+    fn lines(&self) -> Lines<'a> {
+        let start = self.entries + self.count * self.entry;
+        let size = number(self.file, self.strings + 24).filter(|_| self.entry == ENTRY);
+        let end = size.and_then(|size| end(self.file, start, size as usize, 1));
+        let lines = end.and_then(|end| self.file.get(start..end));
+        Lines::new(lines.unwrap_or_default(), start - self.strings)
+    }
+}
+
+impl<'a, F: Bytes + ?Sized> Cache<'a, F> {
+    /// Finds the parts of a cache file, as `_dl_load_cache_lookup` and `cache_extension_load` do.
+    pub fn of(file: &'a F) -> Result<Self, Malformed> {
+        if starts_with(file, 0, MAGIC) {
             return Self::new(file, 0);
         }
-        if !file.starts_with(OLD_MAGIC) {
+        if !starts_with(file, 0, OLD_MAGIC) {
             return Err(Malformed::Magic);
         }
         let count = number(file, 12).ok_or(Malformed::Truncated)? as usize;
-        let size = count.checked_mul(OLD_ENTRY).ok_or(Malformed::Truncated)?;
-        let entries = file.get(OLD_HEADER..).and_then(|rest| rest.get(..size));
-        let entries = entries.ok_or(Malformed::Truncated)?;
-        let end = OLD_HEADER + size;
+        let end = end(file, OLD_HEADER, count, OLD_ENTRY).ok_or(Malformed::Truncated)?;
         let hidden = end.next_multiple_of(ALIGN);
-        if file.get(hidden..).is_some_and(|rest| rest.starts_with(MAGIC)) {
+        if starts_with(file, hidden, MAGIC) {
             return Self::new(file, hidden);
         }
-        let strings = file.get(end..).unwrap_or_default();
-        let (format, entry) = (Format::Old, OLD_ENTRY);
-        Ok(Self { format, file, entries, entry, strings, generator: None, hwcaps: &[] })
+        let (format, entries, entry) = (Format::Old, OLD_HEADER, OLD_ENTRY);
+        let (generator, hwcaps) = (None, (0, 0));
+        Ok(Self { format, file, entries, count, entry, strings: end, generator, hwcaps })
     }
 
-    fn new(file: &'a [u8], start: usize) -> Result<Self, Malformed> {
-        let strings = file.get(start..).filter(|rest| rest.len() > HEADER);
-        let strings = strings.ok_or(Malformed::Truncated)?;
-        let flags = strings.get(28).copied().unwrap_or_default();
+    fn new(file: &'a F, start: usize) -> Result<Self, Malformed> {
+        let header = file.get(start..start + HEADER).filter(|_| file.size() > start + HEADER);
+        let header = header.ok_or(Malformed::Truncated)?;
+        let flags = header.get(28).copied().unwrap_or_default();
         if flags != 0 && flags & 3 != ENDIAN {
             return Err(Malformed::Endian);
         }
-        let count = number(strings, 20).ok_or(Malformed::Truncated)? as usize;
-        let size = count.checked_mul(ENTRY).ok_or(Malformed::Truncated)?;
-        let entries = strings.get(HEADER..).and_then(|rest| rest.get(..size));
-        let entries = entries.ok_or(Malformed::Truncated)?;
+        let count = word(header, 20).ok_or(Malformed::Truncated)? as usize;
+        let entries = start + HEADER;
+        end(file, entries, count, ENTRY).ok_or(Malformed::Truncated)?;
         let format = if start == 0 { Format::New } else { Format::Both };
-        let mut cache =
-            Self { format, file, entries, entry: ENTRY, strings, generator: None, hwcaps: &[] };
-        match number(strings, 32).unwrap_or_default() as usize {
+        let (entry, strings, generator, hwcaps) = (ENTRY, start, None, (0, 0));
+        let mut cache = Self { format, file, entries, count, entry, strings, generator, hwcaps };
+        match word(header, 32).unwrap_or_default() as usize {
             0 => {}
             offset => cache.extend(offset).ok_or(Malformed::Extension)?,
         }
@@ -173,20 +201,20 @@ impl<'a> Cache<'a> {
 
     /// Finds the sections of the extension directory. Its offsets, and those in it, count from the start of the file.
     fn extend(&mut self, offset: usize) -> Option<()> {
-        let directory = self.file.get(offset..).filter(|_| offset.is_multiple_of(4))?;
-        if number(directory, 0)? != EXTENSION_MAGIC {
+        if !offset.is_multiple_of(4) || number(self.file, offset)? != EXTENSION_MAGIC {
             return None;
         }
-        let size = (number(directory, 4)? as usize).checked_mul(SECTION)?;
-        for section in directory.get(EXTENSION_HEADER..)?.get(..size)?.chunks_exact(SECTION) {
-            let data = self.file.get(number(section, 8)? as usize..)?;
-            let data = data.get(..number(section, 12)? as usize)?;
-            match number(section, 0)? {
-                TAG_GENERATOR => self.generator = Some(data),
-                TAG_HWCAPS if data.len() % 4 == 0 && number(section, 8)? % 4 == 0 => {
-                    self.hwcaps = data;
-                }
-                TAG_HWCAPS => self.hwcaps = &[],
+        let count = number(self.file, offset + 4)? as usize;
+        let directory = offset + EXTENSION_HEADER;
+        end(self.file, directory, count, SECTION)?;
+        for section in (0..count).map(|index| directory + index * SECTION) {
+            let section = self.file.get(section..section + SECTION)?;
+            let [start, size] = [word(section, 8)?, word(section, 12)?].map(|word| word as usize);
+            let end = end(self.file, start, size, 1)?;
+            match word(section, 0)? {
+                TAG_GENERATOR => self.generator = Some(self.file.get(start..end)?),
+                TAG_HWCAPS if size % 4 == 0 && start % 4 == 0 => self.hwcaps = (start, size / 4),
+                TAG_HWCAPS => self.hwcaps = (0, 0),
                 _ => {}
             }
         }
@@ -205,33 +233,38 @@ impl<'a> Cache<'a> {
 
     /// Number of entries.
     pub fn len(&self) -> usize {
-        self.entries.len() / self.entry
+        self.count
     }
 
     /// Is there none?
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.count == 0
     }
 
     /// The entries, in the order of the file.
     pub fn entries(self) -> impl Iterator<Item = Result<Entry<'a>, Malformed>> {
-        let entries = self.records().enumerate();
-        entries.map(move |(index, it)| self.entry(&it).ok_or(Malformed::Entry(index)))
+        let entries = (0u32..).take(self.count);
+        entries.map(move |index| self.at(index).ok_or(Malformed::Entry(index as usize)))
     }
 
-    fn records(&self) -> impl Iterator<Item = Record> + use<'a> {
-        self.entries.chunks_exact(self.entry).filter_map(Record::parse)
+    fn at(&self, index: u32) -> Option<Entry<'a>> {
+        self.entry(&self.record(index)?)
     }
 
     fn record(&self, index: u32) -> Option<Record> {
-        let start = (index as usize).checked_mul(self.entry)?;
-        Record::parse(self.entries.get(start..)?.get(..self.entry)?)
+        let index = Some(index as usize).filter(|index| *index < self.count)?;
+        let start = self.entries + index * self.entry;
+        Record::parse(self.file.get(start..start + self.entry)?)
     }
 
     fn entry(&self, record: &Record) -> Option<Entry<'a>> {
-        let name = string(self.strings, record.name)?;
-        let path = string(self.strings, record.path)?;
-        Some(Entry { name, path, flags: record.flags, hwcap: self.hwcap(record.hwcap) })
+        let [name, path] = [record.name, record.path].map(|at| self.string(at));
+        let hwcap = self.hwcap(record.hwcap);
+        Some(Entry { name: name?, path: path?, flags: record.flags, hwcap })
+    }
+
+    fn string(&self, offset: u32) -> Option<&'a [u8]> {
+        string(self.file, self.strings + offset as usize)
     }
 
     /// The entry that a loader finds for a name, if it takes none but those with these `flags`.
@@ -267,15 +300,7 @@ impl<'a> Cache<'a> {
     }
 
     fn compare(&self, name: &[u8], index: u32) -> Option<Ordering> {
-        Some(libcmp(name, string(self.strings, self.record(index)?.name)?))
-    }
-
-    /// The strings of entries.
-    fn lines(&self) -> Lines<'a> {
-        let (start, size) = (HEADER + self.entries.len(), number(self.strings, 24));
-        let lines = self.strings.get(start..).filter(|_| self.entry == ENTRY);
-        let lines = lines.and_then(|lines| lines.get(..size? as usize));
-        Lines::new(lines.unwrap_or_default(), start)
+        Some(libcmp(name, self.string(self.record(index)?.name)?))
     }
 
     fn hwcap(&self, field: u64) -> Hwcap<'a> {
@@ -286,21 +311,15 @@ impl<'a> Cache<'a> {
         if upper & !ISA_MASK != EXTENSION_BIT {
             return Hwcap::Legacy(field);
         }
+        let (hwcaps, count) = self.hwcaps;
         let index = usize::try_from(field & u64::from(u32::MAX)).ok();
-        let at = index.and_then(|index| number(self.hwcaps, index.checked_mul(4)?));
-        match at.and_then(|at| string(self.file, at)) {
+        let index = index.filter(|index| *index < count);
+        let at = index.and_then(|index| number(self.file, hwcaps + index * 4));
+        match at.and_then(|at| string(self.file, at as usize)) {
             Some(name) => Hwcap::Subdirectory { name, isa_level: (upper & ISA_MASK) as u32 },
             None => Hwcap::Legacy(field),
         }
     }
-}
-
-/// The string at an offset, which must end before the file does, and soon: every entry may name the same bytes, which are
-/// then looked through for each.
-fn string(strings: &[u8], at: u32) -> Option<&[u8]> {
-    let rest = strings.get(at as usize..)?;
-    let rest = rest.get(..MAX_STRING).unwrap_or(rest);
-    rest.get(..byte::first(0, rest)?)
 }
 
 /// The first index of a range for which something is not so.
@@ -313,10 +332,6 @@ fn partition_point(mut start: u32, mut end: u32, is_so: impl Fn(u32) -> bool) ->
         }
     }
     start
-}
-
-fn number(bytes: &[u8], at: usize) -> Option<u32> {
-    bytes.get(at..)?.first_chunk().copied().map(u32::from_ne_bytes)
 }
 
 #[cfg(test)]

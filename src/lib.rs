@@ -76,6 +76,8 @@ pub mod ldconfig;
 mod byte;
 // Where many of them are.
 pub mod pages;
+// Where few of many are.
+pub mod blocks;
 // What is private otherwise.
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]

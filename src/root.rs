@@ -12,6 +12,7 @@ use nix::fcntl::{
 };
 use nix::sys::stat::{Mode, SFlag, fstat};
 
+use crate::blocks::Blocks;
 use crate::pages::Pages;
 pub use dir::{Dir, Id, Kind};
 
@@ -70,11 +71,24 @@ impl Root {
     /// Opening does not block, and what would block whoever opens it after us, a FIFO, is an error. So is a file that is too
     /// large. Links that lead nowhere, directories and devices are no files, and harmless.
     pub fn read(&self, path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
-        Ok(self.read_into(Pages::default(), path, limit)?.map(Into::into))
+        Ok(self.pages(path, limit)?.map(Into::into))
     }
 
-    /// Reads a file in place of the bytes of another.
-    pub fn read_into(&self, mut bytes: Pages, path: &Path, limit: u64) -> Result<Option<Pages>> {
+    /// The same of a file that may be large.
+    pub fn pages(&self, path: &Path, limit: u64) -> Result<Option<Pages>> {
+        let Some((file, size)) = self.sized(path, limit)? else { return Ok(None) };
+        let bytes = fill(file, size, limit).with_context(|| format!("read {}", path.display()))?;
+        is_small(path, bytes.len() as u64, limit)?;
+        Ok(Some(bytes))
+    }
+
+    /// The same of one of which little is looked at.
+    pub fn blocks(&self, path: &Path, limit: u64) -> Result<Option<Blocks>> {
+        Ok(self.sized(path, limit)?.map(|(file, size)| Blocks::of(file, size)))
+    }
+
+    /// Opens a file of at most `limit` bytes, and tells how many it has.
+    fn sized(&self, path: &Path, limit: u64) -> Result<Option<(File, usize)>> {
         let name = path.display();
         let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
         let file = match self.open(path, flags, ResolveFlag::empty()) {
@@ -92,15 +106,8 @@ impl Root {
             _ => bail!("read {name}: not a regular file"),
         }
         let size = u64::try_from(found.st_size).unwrap_or_default();
-        let is_small = |size| {
-            ensure!(size <= limit, "read {name}: larger than {limit} bytes");
-            Ok(())
-        };
-        is_small(size)?;
-        let read = fill(File::from(file), &mut bytes, usize::try_from(size)?, limit);
-        read.with_context(|| format!("read {name}"))?;
-        is_small(bytes.len() as u64)?;
-        Ok(Some(bytes))
+        is_small(path, size, limit)?;
+        Ok(Some((file.into(), usize::try_from(size)?)))
     }
 
     /// Is there a file of these bytes? It is not kept in memory, as one that is read is.
@@ -174,10 +181,15 @@ impl AsFd for Root {
     }
 }
 
+fn is_small(path: &Path, size: u64, limit: u64) -> Result<()> {
+    ensure!(size <= limit, "read {}: larger than {limit} bytes", path.display());
+    Ok(())
+}
+
 /// Reads a file of this size, in one go if that has not changed, and of one that became larger than `limit` a byte more than that.
-fn fill(file: File, bytes: &mut Pages, size: usize, limit: u64) -> io::Result<()> {
+fn fill(file: File, size: usize, limit: u64) -> io::Result<Pages> {
     let mut file = file.take(limit.saturating_add(1));
-    bytes.resize(size);
+    let mut bytes = Pages::zeroed(size);
     let (mut filled, mut more) = (0, [0; 512]);
     loop {
         let is_full = filled == bytes.len();
@@ -194,7 +206,7 @@ fn fill(file: File, bytes: &mut Pages, size: usize, limit: u64) -> io::Result<()
         filled += count;
     }
     bytes.resize(filled);
-    Ok(())
+    Ok(bytes)
 }
 
 /// Tells that a part of a file will be read, for a disk to fetch it until then. A filesystem that can't is read without.
@@ -227,17 +239,19 @@ mod tests {
         for size in [0, 1, 511, 513, 600_000] {
             let text: Vec<_> = (0..size).map(|at: u32| at as u8).collect();
             fs::write(dir.path().join("file"), &text).unwrap();
-            // What was in a buffer before is gone, be it more or less.
-            for before in [0, 700, 700_000] {
-                let read = root.read_into(Pages::zeroed(before), "/file".as_ref(), size.into());
-                assert_eq!(*read.unwrap().unwrap(), text, "{size} {before}");
-            }
+            assert_eq!(root.read("/file".as_ref(), size.into()).unwrap().unwrap(), text);
+            let blocks = root.blocks("/file".as_ref(), size.into()).unwrap().unwrap();
+            assert_eq!((blocks.len(), blocks.get(0..1)), (text.len(), text.get(0..1)));
             assert!(root.says("/file".as_ref(), &text));
             assert!(!root.says("/file".as_ref(), &[&text[..], b"x"].concat()));
             if let Some(limit) = size.checked_sub(1) {
                 assert!(!root.says("/file".as_ref(), &text[1..]));
-                let error = root.read("/file".as_ref(), limit.into()).unwrap_err().to_string();
-                assert_eq!(error, format!("read /file: larger than {limit} bytes"));
+                let read = root.read("/file".as_ref(), limit.into()).map(drop);
+                let blocks = root.blocks("/file".as_ref(), limit.into()).map(drop);
+                for result in [read, blocks] {
+                    let error = result.unwrap_err().to_string();
+                    assert_eq!(error, format!("read /file: larger than {limit} bytes"));
+                }
             }
         }
         assert!(root.read("/none".as_ref(), 1).unwrap().is_none());

@@ -61,7 +61,7 @@ impl<'a> Merge<'a> {
             // Neighbours are of one directory most often. Nothing of an entry is looked at then but that it is.
             if let Some((dir, rank)) = last
                 && record.hwcap == 0
-                && old.strings.get(record.path as usize..record.name as usize) == Some(dir)
+                && old.file.get(record.path as usize..record.name as usize) == Some(dir)
                 && merge.strings.take(record.path as usize)
             {
                 merge.keep(index, rank);

@@ -1,6 +1,6 @@
 //! [`Record`]: an entry as the file has it, with offsets of its strings.
 
-use super::number;
+use super::word;
 
 /// Bytes of an entry, and of one in the old format.
 pub(super) const SIZE: usize = 24;
@@ -21,9 +21,9 @@ impl Record {
     pub(super) fn parse(bytes: &[u8]) -> Option<Self> {
         let hwcap = bytes.get(16..).and_then(<[u8]>::first_chunk).copied();
         Some(Self {
-            flags: number(bytes, 0)?.cast_signed(),
-            name: number(bytes, 4)?,
-            path: number(bytes, 8)?,
+            flags: word(bytes, 0)?.cast_signed(),
+            name: word(bytes, 4)?,
+            path: word(bytes, 8)?,
             hwcap: hwcap.map_or(0, u64::from_ne_bytes),
         })
     }
@@ -48,7 +48,7 @@ impl Record {
     }
 }
 
-fn set(bytes: &mut [u8; SIZE], at: usize, word: u32) {
+fn set(bytes: &mut [u8; SIZE], at: usize, number: u32) {
     let field = bytes.get_mut(at..).and_then(<[u8]>::first_chunk_mut);
-    field.into_iter().for_each(|field| *field = word.to_ne_bytes());
+    field.into_iter().for_each(|field| *field = number.to_ne_bytes());
 }

@@ -1,6 +1,8 @@
 use std::cmp::Ordering;
+use std::io;
 
 use super::*;
+use crate::blocks::Blocks;
 
 fn entry<'a>(name: &'a str, path: &'a str) -> Entry<'a> {
     Entry { name: name.as_bytes(), path: path.as_bytes(), flags: 0x303, hwcap: Hwcap::None }
@@ -151,7 +153,7 @@ fn names_are_found_as_the_loader_finds_them() {
 fn strings_that_end_others_share_their_bytes() {
     let file = write(&[entry("libb.so.2", "/l/libb.so.2")], &[], b"");
     let cache = Cache::parse(&file).unwrap();
-    assert_eq!(number(cache.strings, 24), Some(13));
+    assert_eq!((number(&file[..], 24), cache.lines().bytes().len()), (Some(13), 13));
     assert!(cache.entries().all(|entry| entry.is_ok_and(|entry| entry.name == b"libb.so.2")));
 }
 
@@ -222,21 +224,49 @@ fn entries_that_share_a_long_string_are_refused_soon() {
     assert!(Cache::parse(&file).unwrap().entries().all(|entry| entry.is_ok()));
 }
 
+/// A file, of which only what is looked at is read.
+fn blocks(bytes: &[u8]) -> Blocks {
+    let mut file = tempfile::tempfile().unwrap();
+    io::Write::write_all(&mut file, bytes).unwrap();
+    Blocks::of(file, bytes.len())
+}
+
 #[test]
-fn no_damage_is_a_panic() {
+fn no_damage_is_a_panic_and_a_file_says_what_it_says_in_memory() {
     let file = sample();
+    let check = |file: &[u8]| {
+        let blocks = blocks(file);
+        match (Cache::parse(file), Cache::of(&blocks)) {
+            (Ok(one), Ok(other)) => {
+                assert_eq!((one.format(), one.generator()), (other.format(), other.generator()));
+                assert!(one.entries().eq(other.entries()));
+            }
+            (one, other) => assert_eq!(one.unwrap_err(), other.unwrap_err()),
+        }
+    };
     for at in 0..file.len() {
         for byte in [0, 1, 0x7f, 0xff] {
             let mut file = file.clone();
             file[at] = byte;
-            if let Ok(cache) = Cache::parse(&file) {
-                cache.entries().for_each(drop);
-            }
+            check(&file);
         }
-        if let Ok(cache) = Cache::parse(&file[..at]) {
-            cache.entries().for_each(drop);
-        }
+        check(&file[..at]);
     }
+}
+
+#[test]
+fn little_of_a_large_file_is_looked_at_to_find_a_name() {
+    let names: Vec<_> = (0..5000).map(|at| format!("libx.so.{at}")).rev().collect();
+    let paths: Vec<_> = names.iter().map(|name| format!("/l/{name}")).collect();
+    let entries: Vec<_> = names.iter().zip(&paths).map(|(name, path)| entry(name, path)).collect();
+    let file = write(&entries, &[], b"");
+    let blocks = blocks(&file);
+    let cache = Cache::of(&blocks).unwrap();
+    for entry in [entries[0], entries[1], entries[2500], entries[4999]] {
+        assert_eq!(cache.find(entry.name, Some(0x303)), Some(entry));
+    }
+    assert_eq!(cache.find(b"liby.so.1", None), None);
+    assert!(blocks.read() * 2 < file.len(), "{} of {}", blocks.read(), file.len());
 }
 
 #[test]
