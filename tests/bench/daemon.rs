@@ -7,7 +7,7 @@ use anyhow::{Result, bail, ensure};
 use nri::api::{Container, PodSandbox};
 use nri::fake::FakeSocket;
 
-use crate::BINARY;
+use crate::program;
 
 /// The daemon's memory, after it has been told of a large node and asked about many containers.
 pub(crate) fn memory() -> Result<()> {
@@ -16,7 +16,7 @@ pub(crate) fn memory() -> Result<()> {
         let scratch = tempfile::tempdir()?;
         let path = scratch.path().join("nri.sock");
         let socket = FakeSocket::bind(&path)?;
-        let mut command = Command::new(BINARY);
+        let mut command = Command::new(program());
         command.arg("run").arg("--socket-path").arg(&path).stderr(Stdio::null());
         command.args(["--http-address", "127.0.0.1:0"]);
         let mut daemon = command.spawn()?;
