@@ -140,7 +140,7 @@ fn incremental(sizes: &[Sized]) -> Result<()> {
         "\nthe roots taking turns: the hook, incremental, and one read and one write of the cache (dd);"
     );
     println!(
-        "libraries, medians, the hook's ratio to the first, dd's difference to the first, and the hook's ratio without that"
+        "libraries, medians of {RUNS} runs, the hook's ratio to the first, dd's difference to the first, and the hook's ratio without that"
     );
     let hooks = sizes.iter().map(|size| -> Way<'_> { Box::new(|| size.hook("incremental")) });
     let copies = sizes.iter().map(|size| -> Way<'_> { Box::new(|| size.copy()) });
@@ -149,7 +149,7 @@ fn incremental(sizes: &[Sized]) -> Result<()> {
     let at = |turn: usize| sizes.get(turn % sizes.len()).context("no such root");
     for (name, times) in [
         ("warm", rounds(&ways, RUNS, |turn| at(turn)?.warm())?),
-        ("cold", rounds(&ways, COLD_RUNS, |turn| at(turn)?.cold())?),
+        ("cold", rounds(&ways, RUNS, |turn| at(turn)?.cold())?),
     ] {
         let (hooks, copies) = times.split_at(sizes.len());
         for ((size, hook), copy) in sizes.iter().zip(hooks).zip(copies) {
