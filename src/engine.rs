@@ -100,6 +100,7 @@ pub fn full(root: &Root, dirs: Dirs<'_>, links: &mut dyn Links, end: Instant) ->
     let before = root.blocks(Path::new(CACHE), CACHE_LIMIT).ok().flatten();
     let generator = before.as_ref().and_then(|file| Cache::of(file).ok()?.generator());
     let glibc = Glibc::of(root).or_generator(generator);
+    drop(before);
     let path = SearchPath::of(root, &glibc, dirs.lines)?;
     let search = Search::new(root, &glibc, links, end);
     let plan = build(search, path, &Base::default(), &ids(root, dirs)?)?;

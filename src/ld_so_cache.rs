@@ -212,7 +212,7 @@ impl<'a, F: Bytes + ?Sized> Cache<'a, F> {
             let [start, size] = [word(section, 8)?, word(section, 12)?].map(|word| word as usize);
             let end = end(self.file, start, size, 1)?;
             match word(section, 0)? {
-                TAG_GENERATOR => self.generator = Some(self.file.get(start..end)?),
+                TAG_GENERATOR => self.generator = self.file.get(start..end),
                 TAG_HWCAPS if size % 4 == 0 && start % 4 == 0 => self.hwcaps = (start, size / 4),
                 TAG_HWCAPS => self.hwcaps = (0, 0),
                 _ => {}
@@ -226,7 +226,7 @@ impl<'a, F: Bytes + ?Sized> Cache<'a, F> {
         self.format
     }
 
-    /// What wrote it, since glibc 2.33.
+    /// What wrote it, since glibc 2.33, if that is no longer than a string may be.
     pub fn generator(&self) -> Option<&'a [u8]> {
         self.generator
     }

@@ -15,7 +15,7 @@ pub trait Bytes {
     /// How many there are.
     fn size(&self) -> usize;
 
-    /// Those of a range, if they are there. More than a string may have need not be.
+    /// Those of a range, if they are there, and no more than a string may have.
     fn get(&self, range: Range<usize>) -> Option<&[u8]>;
 }
 
@@ -25,7 +25,7 @@ impl Bytes for [u8] {
     }
 
     fn get(&self, range: Range<usize>) -> Option<&[u8]> {
-        self.get(range)
+        if range.len() > REACH { None } else { self.get(range) }
     }
 }
 

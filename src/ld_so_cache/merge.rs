@@ -121,8 +121,7 @@ impl<'a> Merge<'a> {
     }
 
     fn entry(&self, index: u32) -> Option<Entry<'a>> {
-        let old = self.old.as_ref()?;
-        old.entry(&old.record(index)?)
+        self.old?.at(index)
     }
 
     /// Has one of those that were not looked at a name whose number overflows? With one there is no order in which new entries

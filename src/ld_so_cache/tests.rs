@@ -255,6 +255,17 @@ fn no_damage_is_a_panic_and_a_file_says_what_it_says_in_memory() {
 }
 
 #[test]
+fn who_wrote_a_file_is_told_in_few_bytes_or_not() {
+    for (size, told) in [(MAX_STRING, true), (MAX_STRING + 1, false)] {
+        let generator = vec![b'x'; size];
+        let file = write(&[entry("libb.so.2", "/l/libb.so.2")], &[], &generator);
+        let (blocks, told) = (blocks(&file), told.then_some(&generator[..]));
+        assert_eq!(Cache::parse(&file).unwrap().generator(), told);
+        assert_eq!(Cache::of(&blocks).unwrap().generator(), told);
+    }
+}
+
+#[test]
 fn little_of_a_large_file_is_looked_at_to_find_a_name() {
     let names: Vec<_> = (0..5000).map(|at| format!("libx.so.{at}")).rev().collect();
     let paths: Vec<_> = names.iter().map(|name| format!("/l/{name}")).collect();
