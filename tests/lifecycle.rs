@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::daemon::Daemon;
 use crate::e2e::{ANNOTATION, BY_CDI, BY_DEVICES, Running, request};
-use crate::endpoint::{ADDRESS, get_inside, sample};
+use crate::endpoint::{ADDRESS, get_inside, sample, sum};
 use crate::gpu;
 use crate::installation::Installation;
 use crate::matrix::{binary, together};
@@ -72,6 +72,9 @@ fn the_plugin_outlives_containerd() -> Result<()> {
         let ended = sample(&metrics, "disconnects_total{reason=\"runtime\"}")?;
         let ends = f64::from(ROUNDS)..=f64::from(2 * ROUNDS);
         ensure!(ends.contains(&ended) && gap > 0.0, "{ended} ends, {gap} s of gap");
+        let (made, all) =
+            (sample(&metrics, "connects_total")?, sum(&metrics, "disconnects_total", "reason")?);
+        ensure!(all == made - 1.0, "{made} connections were made, and {all} ended");
         let (pods, sure) = (pods.into_inner(), sure.into_inner());
         println!(
             "{}: {ROUNDS} restarts, {gap:.1} s of gap, connected {slowest:?} after containerd was ready at the latest; {pods} pods under way, {sure} of them while the plugin was connected, all with a hook",
