@@ -1,8 +1,8 @@
 //! The OCI hook: two processes of this program, one outside the container and one inside.
 
 use std::ffi::OsStr;
-use std::fs::File;
 use std::io::{self, Read};
+use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::time::Instant;
@@ -67,15 +67,17 @@ fn read_state(source: &OsStr, end: Instant) -> Result<State> {
         b"" | b"-" => State::read(Patient(io::stdin(), end), "from standard input"),
         _ => {
             let name = source.display().to_string();
-            State::read(File::open(source).with_context(|| format!("open state {name}"))?, &name)
+            let file = jail::open_without_waiting(source.as_ref());
+            let file = file.with_context(|| format!("open state {name}"))?;
+            State::read(Patient(file, end), &name)
         }
     }
 }
 
-/// Standard input, read until a deadline.
-struct Patient(io::Stdin, Instant);
+/// What is read until a deadline.
+struct Patient<R>(R, Instant);
 
-impl Read for Patient {
+impl<R: Read + AsFd> Read for Patient<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match jail::readable(&self.0, self.1) {
             Ok(true) => self.0.read(buffer),

@@ -63,7 +63,7 @@ pub use changes::Changes;
 pub(crate) use mount_setattr::is_there as mount_setattr_is_there;
 pub(crate) use mountinfo::{MountInfo, is_mount_point};
 pub use process::Killed;
-pub(crate) use process::{Child, Memory, readable};
+pub(crate) use process::{Child, Memory, open_without_waiting, readable};
 pub(crate) use seccomp::restrict_to_ldconfig;
 pub use stage::{close_inherited, run};
 

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context, Result, ensure};
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
 
 const FAILED: i32 = 1;
 const USAGE: i32 = 64;
@@ -226,6 +228,17 @@ fn a_state_that_does_not_come_is_waited_for_no_longer_than_allowed() -> Result<(
     drop(stdin);
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.code() == Some(FAILED) && said.contains("read state"), "{output:?}");
+    // To open a FIFO may take as long as to read it.
+    let bundle = Bundle::new()?;
+    let fifo = bundle.path("fifo");
+    mkfifo(&fifo, Mode::from_bits_truncate(0o600))?;
+    let spec = format!("--container-spec={}", fifo.display());
+    refused(&["update-ldcache", "--timeout=1", &spec], b"", FAILED, "read state")?;
+    let hook = std::thread::spawn(move || run(&["update-ldcache", "--timeout=20", &spec], b""));
+    fs::write(&fifo, r#"{"bundle":"/nowhere"}"#)?;
+    let output = hook.join().expect("it returns errors")?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(said.contains("open /nowhere/config.json"), "{said}");
     Ok(())
 }
 
