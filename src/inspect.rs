@@ -15,15 +15,18 @@ const CACHE: &str = "/etc/ld.so.cache";
 
 /// What `inspect` prints of a cache file, or of the cache of a root directory.
 pub fn run(path: &Path, json: bool) -> Result<String> {
-    let (root, cache) = match path.is_dir() {
-        true => (Root::at(path)?, Path::new(CACHE)),
-        false => (Root::at(path.parent().filter(|dir| *dir != "").unwrap_or(Path::new(".")))?, {
-            Path::new(path.file_name().with_context(|| format!("{} is no file", path.display()))?)
-        }),
+    let (file, name) = if path.is_dir() {
+        let below = || format!("inspect {}", path.display());
+        (Root::at(path)?.read(Path::new(CACHE), LIMIT).with_context(below)?, Path::new(CACHE))
+    } else {
+        // Somebody's own link leads where it says.
+        let whole = path.canonicalize().with_context(|| format!("open {}", path.display()))?;
+        (Root::at(Path::new("/"))?.read(&whole, LIMIT)?, path)
     };
-    let file = root.read(cache, LIMIT)?;
-    let file = file.with_context(|| format!("{} does not exist", cache.display()))?;
-    let name = if path.is_dir() { cache } else { path };
+    let file = file.with_context(|| match path.is_dir() {
+        true => format!("{} has no {CACHE}", path.display()),
+        false => format!("{} can't be read", path.display()),
+    })?;
     let parsed = Cache::parse(&file).with_context(|| format!("read {}", name.display()))?;
     match json {
         true => as_json(parsed),

@@ -48,9 +48,9 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Explain(args) => {
             let settings = args.run.settings()?.settings();
             let text = explain::run(&settings, &args.container, args.pod.as_deref())?;
-            io::stdout().write_all(text.as_bytes())?;
+            print(&text)?;
         }
-        Command::Inspect(args) => print!("{}", inspect::run(&args.path, args.json)?),
+        Command::Inspect(args) => print(&inspect::run(&args.path, args.json)?)?,
         Command::Doctor(args) => return doctor(args),
         Command::EnableNri(args) => {
             let drop_in = args.drop_in()?;
@@ -68,7 +68,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
 fn doctor(args: DoctorArgs) -> anyhow::Result<ExitCode> {
     let diagnosis = Diagnosis::make(&args.run.settings()?.settings());
     let text = if args.json { diagnosis.json()? } else { diagnosis.to_string() };
-    io::stdout().write_all(text.as_bytes())?;
+    print(&text)?;
     Ok(if diagnosis.good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -114,6 +114,15 @@ fn wait(host: &str, args: &UninstallArgs) -> anyhow::Result<()> {
         Awaited::Nobody => say(&format!("{host} has no address, so there is nobody to wait for")),
     }
     Ok(())
+}
+
+/// Writes to standard output. Who reads it may have seen enough (`head`).
+fn print(text: &str) -> io::Result<()> {
+    let mut out = io::stdout();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        done => done,
+    }
 }
 
 /// Writes a line to standard error. That it can't be written, to a full disk say, must not become another failure.

@@ -34,6 +34,7 @@ mod hostile;
 mod hostile_pods;
 mod http;
 mod input;
+mod inspect;
 mod install;
 mod interrupt;
 mod lifecycle;
