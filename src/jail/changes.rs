@@ -73,6 +73,7 @@ impl<'a> Changes<'a> {
         let found = place.file()?;
         let before = self.before(path, found)?;
         if found.is_some_and(is_readable) && before.as_deref() == Some(text) {
+            place.tidy();
             return Ok(());
         }
         place.replace(text)?;
@@ -121,6 +122,7 @@ impl<'a> Changes<'a> {
         };
         let found = place.no_directory()?;
         if found.is_some_and(may_be_it) && self.confined.root().says(path, bytes) {
+            place.tidy();
             return Ok(());
         }
         place.replace(bytes)
@@ -200,22 +202,30 @@ impl Place<'_> {
     }
 
     fn replace(&self, bytes: &[u8]) -> Result<()> {
-        let temporary = format!(".{}.nri-ldcache", self.name);
-        let temporary = temporary.as_str();
-        let remove = || unlinkat(&self.dir, temporary, UnlinkatFlags::NoRemoveDir);
-        let mut file = make(&self.dir, temporary);
+        let temporary = self.temporary();
+        let mut file = make(&self.dir, &temporary);
         if file.as_ref().err() == Some(&Errno::EEXIST) {
-            let _ = remove(); // of a run that was killed
-            file = make(&self.dir, temporary);
+            self.tidy();
+            file = make(&self.dir, &temporary);
         }
         let written = file.map_err(Error::from).and_then(|file| {
             write_all(file, bytes)?;
-            Ok(renameat(&self.dir, temporary, &self.dir, self.name)?)
+            Ok(renameat(&self.dir, temporary.as_str(), &self.dir, self.name)?)
         });
         if written.is_err() {
-            let _ = remove();
+            self.tidy();
         }
         written.with_context(|| format!("write {}", self.path.display()))
+    }
+
+    /// What the file is called while it is written.
+    fn temporary(&self) -> String {
+        format!(".{}.nri-ldcache", self.name)
+    }
+
+    /// Removes what a run that failed or was killed has written of it.
+    fn tidy(&self) {
+        let _ = unlinkat(&self.dir, self.temporary().as_str(), UnlinkatFlags::NoRemoveDir);
     }
 
     fn unlink(&self, how: UnlinkatFlags) -> Result<()> {
