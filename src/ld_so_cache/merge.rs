@@ -46,7 +46,8 @@ impl<'a> Merge<'a> {
     /// Keeps the entries of directories to which `judge` gives a rank, which decides between equals.
     ///
     /// It is told an entry and the directory of its path, if that has one. Once it gives a rank, it need not be asked again of
-    /// that directory. It is believed that a directory's entries are complete, in order, and of names without a slash.
+    /// that directory, but of the last entry. It is believed that a directory's entries are complete, in order, and of names without a
+    /// slash.
     pub fn of(
         old: Cache<'a>,
         mut judge: impl FnMut(&Entry<'a>, Option<&'a [u8]>) -> Result<Option<u32>>,
@@ -58,8 +59,9 @@ impl<'a> Merge<'a> {
         let may_be_wild = is_wild(merge.strings.bytes());
         let (mut last, mut text): (Option<(&[u8], u32)>, usize) = (None, 0);
         for (index, record) in (0u32..).zip(old.records()) {
-            // Neighbours are of one directory most often. Nothing of an entry is looked at then but that it is.
-            if let Some((dir, rank)) = last
+            // Neighbours are of one directory most often. Nothing of an entry is looked at then but that it is; of the last it is,
+            // for an empty name is behind all others.
+            if let Some((dir, rank)) = last.filter(|_| index as usize + 1 < old.len())
                 && record.hwcap == 0
                 && old.file.get(record.path as usize..record.name as usize) == Some(dir)
                 && merge.strings.take(record.path as usize)
