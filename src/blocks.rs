@@ -7,9 +7,9 @@ use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
-/// Bytes of a block, and how many more are read with it, for what begins in it and ends behind it.
+/// Bytes of a block, and how many more are read with it, for what begins in it and ends behind it: so many are had from any place.
 const BLOCK: usize = 2048;
-const MORE: usize = 256;
+pub(crate) const MORE: usize = 256;
 
 /// Most bytes that are had at once.
 pub(crate) const REACH: usize = 8192;
@@ -23,20 +23,22 @@ pub struct Blocks {
     len: usize,
     blocks: Vec<Block>,
     far: Cell<usize>,
+    is_lost: Cell<bool>,
 }
 
-/// The bytes from a place on, once somebody looked at them: with few behind its end, and with as many as are had at once.
+/// The bytes from a place on, once somebody looked at them, if they could be had: with few behind its end, and with as many as are
+/// had at once.
 #[derive(Debug, Default)]
 struct Block {
-    near: OnceCell<Box<[u8]>>,
-    far: OnceCell<Box<[u8]>>,
+    near: OnceCell<Option<Box<[u8]>>>,
+    far: OnceCell<Option<Box<[u8]>>>,
 }
 
 impl Blocks {
     /// So many bytes of a file.
     pub(crate) fn of(file: File, len: usize) -> Self {
         let blocks = (0..len.div_ceil(BLOCK)).map(|_| Block::default()).collect();
-        Self { file, len, blocks, far: Cell::default() }
+        Self { file, len, blocks, far: Cell::default(), is_lost: Cell::default() }
     }
 
     /// How many bytes the file has.
@@ -44,11 +46,16 @@ impl Blocks {
         self.len
     }
 
+    /// Was anything that is there not had, because it could not be read, or far too much was looked at?
+    pub(crate) fn is_lost(&self) -> bool {
+        self.is_lost.get()
+    }
+
     /// How many were read.
     #[cfg(test)]
     pub(crate) fn read(&self) -> usize {
         let blocks = self.blocks.iter().flat_map(|block| [&block.near, &block.far]);
-        blocks.filter_map(OnceCell::get).map(|bytes| bytes.len()).sum()
+        blocks.filter_map(OnceCell::get).flatten().map(|bytes| bytes.len()).sum()
     }
 
     /// Some bytes; nothing if they are not there, too many, or can't be read.
@@ -63,17 +70,24 @@ impl Blocks {
         let start = range.start / BLOCK * BLOCK;
         let is_near = range.end <= start + BLOCK + MORE;
         let (bytes, more) = if is_near { (&block.near, MORE) } else { (&block.far, REACH) };
-        let bytes = match bytes.get() {
-            Some(bytes) => bytes,
-            None if !is_near && self.far.get() == MAX_FAR => return None,
-            None => {
-                self.far.set(self.far.get() + usize::from(!is_near));
-                let mut read = vec![0; (BLOCK + more).min(self.len - start)].into_boxed_slice();
-                self.file.read_exact_at(&mut read, start as u64).ok()?;
-                bytes.get_or_init(|| read)
-            }
-        };
-        bytes.get(range.start - start..range.end - start)
+        let bytes = bytes.get_or_init(|| {
+            let read = self.block(start, more);
+            self.is_lost.set(self.is_lost.get() || read.is_none());
+            read
+        });
+        bytes.as_deref()?.get(range.start - start..range.end - start)
+    }
+
+    /// Reads a block, and as many bytes behind it.
+    fn block(&self, start: usize, more: usize) -> Option<Box<[u8]>> {
+        let is_far = usize::from(more == REACH);
+        if self.far.get() + is_far > MAX_FAR {
+            return None;
+        }
+        let mut read = vec![0; (BLOCK + more).min(self.len - start)].into_boxed_slice();
+        self.file.read_exact_at(&mut read, start as u64).ok()?;
+        self.far.set(self.far.get() + is_far);
+        Some(read)
     }
 }
 
@@ -110,7 +124,8 @@ mod tests {
             let start = block * BLOCK;
             blocks.get(start + 1..start + REACH).is_some()
         };
-        assert_eq!((0..=MAX_FAR).filter(is_there).count(), MAX_FAR);
+        assert_eq!((0..MAX_FAR).filter(is_there).count(), MAX_FAR);
+        assert!(!blocks.is_lost() && !is_there(&MAX_FAR) && blocks.is_lost());
         assert!(blocks.get(0..MORE).is_some());
     }
 
@@ -118,6 +133,6 @@ mod tests {
     fn a_file_that_became_shorter_is_an_error() {
         let (_, blocks) = file(10);
         blocks.file.set_len(9).unwrap();
-        assert_eq!(blocks.get(0..1), None);
+        assert!(blocks.get(0..1).is_none() && blocks.is_lost());
     }
 }

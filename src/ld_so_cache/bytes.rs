@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::blocks::{Blocks, REACH};
+use crate::blocks::{Blocks, MORE, REACH};
 use crate::byte;
 
 /// Longest string that is read, with its final NUL: more than the path of a directory (`PATH_MAX`, limits.h) and a name.
@@ -47,7 +47,7 @@ pub(super) fn string<F: Bytes + ?Sized>(file: &F, at: usize) -> Option<&[u8]> {
         let bytes = file.get(at..at + most.min(rest))?;
         bytes.get(..byte::first(0, bytes)?)
     };
-    ends(STRING).or_else(|| ends(MAX_STRING))
+    ends(STRING).or_else(|| ends(MORE)).or_else(|| ends(MAX_STRING))
 }
 
 /// Where so many elements end that begin at a place of a file, if they do.
