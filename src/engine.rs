@@ -25,6 +25,7 @@ use search::Search;
 use search_path::SearchPath;
 
 mod aout;
+mod assumed;
 mod base;
 mod choice;
 mod glibc;
@@ -67,6 +68,11 @@ impl Made {
     /// The entries of libraries in directories where a runtime put files.
     pub fn added(&self) -> impl Iterator<Item = Entry<'_>> {
         self.libraries.added()
+    }
+
+    /// Libraries in such directories that have no entry, for another one there has their name.
+    pub fn beaten(&self) -> impl Iterator<Item = Entry<'_>> {
+        self.libraries.beaten()
     }
 
     /// Would a loader find what was added? Not in a base that is in no order.

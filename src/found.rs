@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
 use crate::engine::Made;
@@ -73,13 +73,26 @@ impl Found {
     /// Reads the cache below `root` back, and looks for what was added, as a loader will: for what was `made`, or else for what is
     /// in `dirs`.
     pub fn read(root: &Root, made: Option<&Made>, dirs: &[LibDir]) -> Result<Self> {
-        let file = root.blocks(Path::new(CACHE), LIMIT)?;
-        let file = file.with_context(|| format!("{CACHE} is not there"))?;
-        let cache = Cache::of(&file).with_context(|| format!("read {CACHE}"))?;
-        let added: Box<dyn Iterator<Item = Entry<'_>>> = match made {
-            Some(made) => Box::new(made.added()),
-            None => Box::new(entries_in(cache, dirs)),
+        let path = Path::new(CACHE);
+        let (missing, damaged) = (|| format!("{CACHE} is not there"), || format!("read {CACHE}"));
+        let Some(made) = made else {
+            // All entries are looked at.
+            let file = root.pages(path, LIMIT)?.with_context(missing)?;
+            let cache = Cache::parse(&file).with_context(damaged)?;
+            return Ok(Self::of(root, cache, entries_in(cache, dirs)));
         };
+        let file = root.blocks(path, LIMIT)?.with_context(missing)?;
+        let cache = Cache::of(&file).with_context(damaged)?;
+        let found = Self::of(root, cache, made.added().chain(made.beaten()));
+        ensure!(!file.is_lost(), "a part of {CACHE} could not be read");
+        Ok(found)
+    }
+
+    fn of<'a, F: Bytes + ?Sized>(
+        root: &Root,
+        cache: Cache<'a, F>,
+        added: impl Iterator<Item = Entry<'a>>,
+    ) -> Self {
         let other = added.filter_map(|added| {
             let found = cache.find(added.name, Some(added.flags)).map(|found| found.path);
             (found != Some(added.path)).then_some((added.path, found))
@@ -96,15 +109,12 @@ impl Found {
             };
             Library { path: text(entry.path), is }
         });
-        Ok(Self { libraries: cache.len(), libcuda, hidden })
+        Self { libraries: cache.len(), libcuda, hidden }
     }
 }
 
 /// The entries of libraries that lie in a directory themselves.
-fn entries_in<'a, F: Bytes + ?Sized>(
-    cache: Cache<'a, F>,
-    dirs: &[LibDir],
-) -> impl Iterator<Item = Entry<'a>> {
+fn entries_in<'a>(cache: Cache<'a>, dirs: &[LibDir]) -> impl Iterator<Item = Entry<'a>> {
     let is_in = |path: &[u8], dir: &LibDir| {
         let file = path.strip_prefix(dir.as_str().as_bytes()).and_then(|it| it.strip_prefix(b"/"));
         file.is_some_and(|file| !file.contains(&b'/'))
@@ -126,7 +136,7 @@ fn text(path: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ld_so_cache::{Hwcap, Merge};
+    use crate::ld_so_cache::{Hwcap, Merge, compare_ranked};
     use crate::pages::Pages;
 
     #[test]
@@ -141,5 +151,27 @@ mod tests {
         let dirs = ["/a".parse().unwrap()];
         let found = entries_in(Cache::parse(&file).unwrap(), &dirs);
         assert!(found.map(|entry| entry.path).eq([b"/a/libx.so"]));
+    }
+
+    #[test]
+    fn no_entry_is_lost_among_long_ones() {
+        let long = "x".repeat(300);
+        let mut names: Vec<_> = (0..5000).map(|i| format!("/opt/lib{i:04}.so.{long}")).collect();
+        names.push("/driver/libcuda.so.1".into());
+        let entries = names.iter().rev().map(|path| {
+            let name = path.rsplit_once('/').unwrap().1.as_bytes();
+            (Entry { name, path: path.as_bytes(), flags: 0x303, hwcap: Hwcap::None }, 0)
+        });
+        let mut entries: Vec<_> = entries.collect();
+        entries.sort_by(compare_ranked);
+        let plan = Merge::default().plan(&entries, &[], b"").unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("etc")).unwrap();
+        let cache = plan.apply(Pages::default()).unwrap();
+        std::fs::write(dir.path().join("etc/ld.so.cache"), &*cache).unwrap();
+        let root = Root::at(dir.path()).unwrap();
+        let found = Found::read(&root, None, &["/opt".parse().unwrap()]).unwrap();
+        assert_eq!(found.libraries, names.len());
+        assert_eq!(found.libcuda.unwrap().path, "/driver/libcuda.so.1");
     }
 }

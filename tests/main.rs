@@ -25,6 +25,7 @@ mod attack;
 mod cdi;
 mod deploy;
 mod doctor;
+mod drivers;
 mod e2e;
 #[cfg(feature = "fuzzing")]
 mod fuzz_corpus;

@@ -50,6 +50,8 @@ pub(super) struct Choice {
     text: Vec<u8>,
     /// In the order in which their names first appeared.
     pub(super) chosen: Vec<Chosen>,
+    /// Files that have the name of one that was chosen.
+    pub(super) beaten: Vec<Chosen>,
 }
 
 impl Choice {
@@ -59,6 +61,14 @@ impl Choice {
         self.text.extend_from_slice(name);
         ensure!(self.text.len() <= MAX_TEXT, "names of libraries have more than {MAX_TEXT} bytes");
         Ok((start, u32::try_from(self.text.len())?))
+    }
+
+    /// What a library is called that is in a file of this name.
+    pub(super) fn name<'a>(&'a self, told: Told, file: &'a [u8]) -> &'a [u8] {
+        match told.soname {
+            Soname::Said(start, end) => text(&self.text, (start, end)),
+            Soname::File | Soname::Major => file,
+        }
     }
 
     pub(super) fn soname(&self, chosen: &Chosen) -> &[u8] {
@@ -83,7 +93,11 @@ impl Choice {
         for new in all {
             let place = *places.entry(text(&self.text, new.soname)).or_insert(self.chosen.len());
             match self.chosen.get_mut(place) {
-                Some(best) => replace(best, new, listing),
+                Some(best) => {
+                    let beaten = replace(best, new, listing);
+                    // A link is not the library itself.
+                    self.beaten.extend(Some(beaten).filter(|it| !listing.is_link(it.at)));
+                }
                 None => self.chosen.push(new),
             }
         }
@@ -117,12 +131,14 @@ impl Choice {
 }
 
 /// A file counts more than a link, and otherwise the higher version. The type stays that of the first, but for what
-/// old ldconfig merges.
-fn replace(best: &mut Chosen, new: Chosen, listing: &Listing) {
+/// old ldconfig merges. Returns the other one.
+fn replace(best: &mut Chosen, new: Chosen, listing: &Listing) -> Chosen {
     let newer = || libcmp(listing.name(best.at), listing.name(new.at)).is_lt();
     if (!new.is_link && best.is_link) || (new.is_link == best.is_link && newer()) {
-        *best = Chosen { soname: best.soname, flags: legacy::merge(best.flags, new.flags), ..new };
+        let flags = legacy::merge(best.flags, new.flags);
+        return std::mem::replace(best, Chosen { soname: best.soname, flags, ..new });
     }
+    new
 }
 
 fn text(text: &[u8], (start, end): (u32, u32)) -> &[u8] {

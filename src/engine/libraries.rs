@@ -8,12 +8,16 @@ use crate::ld_so_cache::{Entry, Hwcap};
 /// the memory does.
 const MAX_TEXT: usize = 32 << 20;
 const MAX_LIBRARIES: usize = 100_000;
+/// Most libraries that are remembered though others beat them.
+const MAX_BEATEN: usize = 1000;
 
 /// Libraries in the order of the search.
 #[derive(Debug, Default)]
 pub(super) struct Libraries {
     text: Vec<u8>,
     lines: Vec<Line>,
+    /// Those that have the name of another one of their directory, and no entry.
+    beaten: Vec<Line>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -51,6 +55,27 @@ impl Libraries {
         label: Label,
     ) -> Result<()> {
         ensure!(self.lines.len() < MAX_LIBRARIES, "more than {MAX_LIBRARIES} libraries");
+        let line = self.line(dir, file, name, label)?;
+        self.lines.push(line);
+        Ok(())
+    }
+
+    /// Remembers a library that another one of its directory beats.
+    pub(super) fn push_beaten(
+        &mut self,
+        dir: &[u8],
+        file: &[u8],
+        name: &[u8],
+        label: Label,
+    ) -> Result<()> {
+        if self.beaten.len() < MAX_BEATEN {
+            let line = self.line(dir, file, name, label)?;
+            self.beaten.push(line);
+        }
+        Ok(())
+    }
+
+    fn line(&mut self, dir: &[u8], file: &[u8], name: &[u8], label: Label) -> Result<Line> {
         let path = self.append(&[dir, b"/", file])?;
         let name = match file == name {
             // The end of the path.
@@ -58,9 +83,7 @@ impl Libraries {
             false => self.append(&[name])?,
         };
         let Label { flags, isa_level, subdirectory, legacy, rank, is_added } = label;
-        let line = Line { path, name, flags, isa_level, subdirectory, legacy, rank, is_added };
-        self.lines.push(line);
-        Ok(())
+        Ok(Line { path, name, flags, isa_level, subdirectory, legacy, rank, is_added })
     }
 
     fn append(&mut self, parts: &[&[u8]]) -> Result<(u32, u32)> {
@@ -73,6 +96,11 @@ impl Libraries {
     /// Those in directories where a runtime put files.
     pub(super) fn added(&self) -> impl Iterator<Item = Entry<'_>> {
         self.lines.iter().filter(|line| line.is_added).map(|line| self.entry(line, &[]))
+    }
+
+    /// Those in such directories that others beat.
+    pub(super) fn beaten(&self) -> impl Iterator<Item = Entry<'_>> {
+        self.beaten.iter().map(|line| self.entry(line, &[]))
     }
 
     /// The entries, each with the rank of its directory.

@@ -8,6 +8,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 
 use super::aout;
+use super::assumed::Assumed;
 use super::choice::{Choice, Soname, Told};
 use super::glibc::Glibc;
 use super::libraries::{Label, Libraries};
@@ -43,12 +44,17 @@ pub(super) struct Place<'a> {
     pub(super) listing: &'a Listing,
     pub(super) index: &'a Index<'a>,
     /// The listed file that each name leads to.
-    pub(super) leads: Vec<Option<usize>>,
+    leads: Vec<Option<usize>>,
 }
 
 impl Place<'_> {
     pub(super) fn path(&self, name: &[u8]) -> Vec<u8> {
         [self.path, b"/", name].concat()
+    }
+
+    /// The listed file to which the name at a place leads.
+    pub(super) fn lead(&self, at: usize) -> Option<usize> {
+        self.leads.get(at).copied().flatten()
     }
 }
 
@@ -112,25 +118,28 @@ impl<'a> Search<'a> {
     ) -> Result<Vec<Option<Told>>> {
         let listing = place.listing;
         let all = 0..listing.len();
-        let follow = |at| listing.follow(place.dir, place.index, at);
-        place.leads = all.clone().map(follow).collect();
+        place.leads = all.clone().map(|at| listing.follow(place.dir, place.index, at)).collect();
         let mut told = vec![None; listing.len()];
-        self.assume(place, known, choice, &mut told)?;
-        let is_unknown = |at: &usize| told.get(*at).is_some_and(Option::is_none);
-        let files = all.clone().filter(|at| !listing.is_link(*at)).filter(is_unknown);
-        let files: Vec<_> = files.collect();
-        self.files(place, &files, choice, &mut told)?;
-        for at in all.filter(|at| listing.is_link(*at)) {
-            if told.get(at).is_some_and(Option::is_none) {
-                let read = match place.leads.get(at).copied().flatten() {
+        let mut assumed = Assumed::of(self.root, place, known, choice, &mut told)?;
+        let mut unread: Vec<_> = all.filter(|at| !assumed.has(*at)).collect();
+        while !unread.is_empty() {
+            let (links, files): (Vec<_>, Vec<_>) =
+                unread.iter().partition(|at| listing.is_link(**at));
+            self.files(place, &files, choice, &mut told)?;
+            for at in links {
+                let read = match place.lead(at) {
                     // A file that has the name of an entry need not be what that is about.
-                    Some(file) if known.contains_key(listing.name(file)) => {
+                    Some(file) if assumed.has(file) && known.contains_key(listing.name(file)) => {
                         self.file(place.dir.file(listing.name(file)), choice)?
                     }
                     Some(file) => told.get(file).copied().flatten(),
                     None => self.outside(place, listing.name(at), choice)?,
                 };
                 told.get_mut(at).into_iter().for_each(|told| *told = read);
+            }
+            unread = assumed.give_up(place, &unread, &told, choice);
+            for at in &unread {
+                told.get_mut(*at).into_iter().for_each(|told| *told = None);
             }
         }
         aout::name(self.root, place, &mut told, choice)?;
@@ -182,48 +191,6 @@ impl<'a> Search<'a> {
             self.in_time()?;
             let read = self.understand(file.and_then(Linked::library), choice)?;
             told.get_mut(at).into_iter().for_each(|told| *told = read);
-        }
-        Ok(())
-    }
-
-    /// Takes over what a cache says of this directory: its entries, and that the file to which links with entries lead is
-    /// called as the longest of them (the others are for the linker of compilers, and lack the version).
-    ///
-    /// Where the name of one entry is a link to the file that has the name of another, files are not called as the library
-    /// in them, and nothing is taken over.
-    fn assume(
-        &self,
-        place: &Place<'_>,
-        known: &Known<'_>,
-        choice: &mut Choice,
-        told: &mut [Option<Told>],
-    ) -> Result<()> {
-        let names = |at: &usize| known.get_key_value(place.listing.name(*at));
-        let mut targets: HashMap<usize, (&[u8], i32)> = HashMap::new();
-        for at in 0..place.listing.len() {
-            let Some((name, flags)) = names(&at) else { continue };
-            match place.leads.get(at).copied().flatten() {
-                // It leads out of the listing, or nowhere, which is to be seen again.
-                None if self.root.id(&place.path(name))?.is_none() => continue,
-                Some(file) if file != at && names(&file).is_some() => {
-                    let target = place.listing.name(file);
-                    if !(name.ends_with(b".so") && target.starts_with(name)) {
-                        told.fill(None);
-                        return Ok(());
-                    }
-                }
-                Some(file) if file != at => {
-                    let best = targets.entry(file).or_insert((name, *flags));
-                    if best.0.len() < name.len() {
-                        *best = (name, *flags);
-                    }
-                }
-                _ => {}
-            }
-            tell(told, at, choice.keep(name)?, *flags);
-        }
-        for (file, (name, flags)) in targets {
-            tell(told, file, choice.keep(name)?, flags);
         }
         Ok(())
     }
@@ -317,13 +284,13 @@ impl<'a> Search<'a> {
             let label = Label { flags, isa_level, ..label };
             found.push(&searched.path, file, soname, label)?;
         }
+        for beaten in choice.beaten.iter().filter(|_| label.is_added) {
+            let (soname, name) = (choice.soname(beaten), place.listing.name(beaten.at));
+            let label = Label { flags: beaten.flags, isa_level: beaten.isa_level, ..label };
+            found.push_beaten(&searched.path, name, soname, label)?;
+        }
         Ok(())
     }
-}
-
-fn tell(told: &mut [Option<Told>], at: usize, (start, end): (u32, u32), flags: i32) {
-    let new = Told { soname: Soname::Said(start, end), flags, isa_level: 0 };
-    told.get_mut(at).into_iter().for_each(|told| *told = Some(new));
 }
 
 #[cfg(test)]

@@ -51,9 +51,8 @@ enum Found {
 }
 
 fn found(search: &Search<'_>, place: &Place<'_>, at: usize, soname: &[u8]) -> Result<Found> {
-    let lead = |at: usize| place.leads.get(at).copied().flatten();
     let is_link = match place.index.get(soname) {
-        Some(other) if lead(*other).is_some() && lead(*other) == lead(at) => {
+        Some(other) if place.lead(*other).is_some() && place.lead(*other) == place.lead(at) => {
             return Ok(Found::Right);
         }
         Some(other) => place.listing.is_link(*other),

@@ -1,4 +1,5 @@
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::time::Duration;
 
 use super::*;
@@ -63,6 +64,7 @@ fn a_base_in_which_the_new_would_not_be_found_is_none() {
         (&disorder[..], "libb.so.1", "\"libb.so.1\" would not be found in it"),
         (&["liba.so.1"], "libb.so.20240101123456", "has a number that overflows"),
         (&["liba.so.20240101123456"], "libb.so.1", "a name whose number overflows"),
+        (&["libb.so.1", "liba.so.1", ""], "libc.so.1", "\"\" is no name of a file"),
     ] {
         let made = Image::new(names, new).update();
         let fallback = made.fallback.unwrap();
@@ -85,4 +87,54 @@ fn strings_that_are_no_lines_are_no_failure() {
     let image = Image::new(&[&long], "libb.so.1").damaged(&[(20, 0), (24, 9000)]);
     let made = image.update();
     assert_eq!((made.fallback, made.entries), (None, 1));
+}
+
+/// A directory that the cache knows, and into which a runtime puts files.
+#[test]
+fn what_a_cache_says_of_files_is_given_up_where_it_may_be_no_more() {
+    type Change = fn(&std::path::Path, &dyn Fn(&str, &str));
+    let contested: Change = |lib, put| {
+        fs::write(lib.join("libx.so.1.2"), "").unwrap();
+        put("libx.so.1.1", "libx.so.1");
+    };
+    let one_after_the_other: Change = |lib, put| {
+        put("libx.so.1.1", "libx.so.1");
+        put("libx.so.1.2", "liby.so.1");
+        put("liby.so.1.2", "libz.so.1");
+        fs::write(lib.join("libz.so.1.2"), "").unwrap();
+    };
+    let another_version: Change = |lib, put| {
+        put("libd.so.2.0", "libd.so.2");
+        fs::remove_file(lib.join("libd.so")).unwrap();
+        symlink("libd.so.2.0", lib.join("libd.so")).unwrap();
+    };
+    let no_link: Change = |lib, _| fs::remove_file(lib.join("libd.so.1")).unwrap();
+    for (number, change) in
+        [contested, one_after_the_other, another_version, no_link].into_iter().enumerate()
+    {
+        let dir = tempfile::tempdir().unwrap();
+        let lib = dir.path().join("lib");
+        fs::create_dir_all(&lib).unwrap();
+        fs::create_dir(dir.path().join("etc")).unwrap();
+        let put = |file: &str, soname: &str| {
+            fs::write(lib.join(file), elf::tests::library(soname.as_bytes(), None)).unwrap();
+        };
+        for name in ["libx", "liby", "libz", "libd"] {
+            put(&format!("{name}.so.1.2"), &format!("{name}.so.1"));
+            symlink(format!("{name}.so.1.2"), lib.join(format!("{name}.so.1"))).unwrap();
+        }
+        symlink("libd.so.1.2", lib.join("libd.so")).unwrap();
+        let root = Root::at(dir.path()).unwrap();
+        let dirs = Dirs { lines: &[b"/lib".to_vec()], added: &["/lib"] };
+        let end = Instant::now() + Duration::from_secs(60);
+        let before = full(&root, dirs, &mut NoLinks, end).unwrap();
+        fs::write(dir.path().join("etc/ld.so.cache"), &*before.cache).unwrap();
+        let same = incremental(&root, dirs, &mut NoLinks, end).unwrap();
+        assert_eq!((&same.cache, same.fallback), (&before.cache, None));
+        assert_eq!(same.opened, 0);
+        change(&lib, &put);
+        let made = incremental(&root, dirs, &mut NoLinks, end).unwrap();
+        assert_eq!(made.cache, full(&root, dirs, &mut NoLinks, end).unwrap().cache, "{number}");
+        assert!(made.fallback.is_none() && made.cache != before.cache, "{number}");
+    }
 }

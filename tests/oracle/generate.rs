@@ -176,7 +176,9 @@ pub(crate) fn libraries(dir: &Path, random: &mut Random, count: usize) -> Result
 }
 
 fn stem(random: &mut Random) -> &'static [u8] {
-    random.one(&["liba", "libb", "libb1", "lib-c_d", "libA+", "lib\u{e9}", "ld-x"]).as_bytes()
+    random
+        .one(&["liba", "libb", "libb1", "lib-c_d", "libA+", "lib\u{e9}", "ld-x", "libcuda"])
+        .as_bytes()
 }
 
 fn version(random: &mut Random) -> String {
@@ -218,7 +220,7 @@ fn soname(random: &mut Random, name: &[u8]) -> Option<Vec<u8>> {
     })
 }
 
-fn library(random: &mut Random, soname: Option<&[u8]>) -> Vec<u8> {
+pub(crate) fn library(random: &mut Random, soname: Option<&[u8]>) -> Vec<u8> {
     let (machine, is_64) = match random.below(12) {
         0 | 1 => (3, false),
         2 => (62, false),

@@ -1,12 +1,15 @@
 //! The incremental engine makes what the full one makes, whatever is added.
 
-use std::fs::{self, File};
+use std::ffi::OsStr;
+use std::fs::{self, DirEntry, File};
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, ensure};
+use nri_ldcache::elf::{Arch, Library};
 use nri_ldcache::engine::{self, Dirs, Links, Made};
 use nri_ldcache::ld_so_conf;
 use nri_ldcache::root::{Dir, Root};
@@ -111,6 +114,7 @@ fn add(root: &Path, random: &mut Random, written: SystemTime) -> Result<Vec<Stri
         }
         let count = random.below(10);
         libraries(&root.join(dir), random, count)?;
+        leave(&root.join(dir), random)?;
         if random.once_in(3) {
             symlink("liba.so.1", root.join(dir).join("liba.so")).ok();
         }
@@ -123,6 +127,56 @@ fn add(root: &Path, random: &mut Random, written: SystemTime) -> Result<Vec<Stri
         }
     }
     Ok(told)
+}
+
+/// Leaves a directory as a container of another driver does that ran before: of its files the empty ones on which they were
+/// mounted, and not all links. Links for the linker of compilers lead to another version.
+fn leave(dir: &Path, random: &mut Random) -> Result<()> {
+    let mut entries = fs::read_dir(dir)?.collect::<Result<Vec<_>, _>>()?;
+    entries.sort_by_key(DirEntry::file_name);
+    let targets: Vec<_> = entries.iter().filter_map(|it| fs::read_link(it.path()).ok()).collect();
+    let is_target = |name: &OsStr| targets.iter().any(|target| target.file_name() == Some(name));
+    for entry in entries {
+        let (path, name) = (entry.path(), entry.file_name());
+        let name = name.as_encoded_bytes();
+        let is_link = entry.file_type()?.is_symlink();
+        if !is_link && is_mount_point(&path)? && random.once_in(2) {
+            fs::write(&path, "")?;
+        } else if is_link && !is_target(&entry.file_name()) && is_short(&path)? && random.once_in(2)
+        {
+            fs::remove_file(&path)?;
+            let stem = name.strip_suffix(b".so").filter(|stem| stem.starts_with(b"lib"));
+            if let Some(stem) = stem.map(OsStr::from_bytes) {
+                let said = [stem.as_bytes(), b".so.9"].concat();
+                let file = [stem.as_bytes(), b".so.9.0"].concat();
+                fs::write(
+                    dir.join(OsStr::from_bytes(&file)),
+                    generate::library(random, Some(&said)),
+                )?;
+                symlink(OsStr::from_bytes(&file), &path)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Is it a link to a file whose name only goes on, as packages have them?
+fn is_short(link: &Path) -> Result<bool> {
+    let (name, target) = (link.file_name().context("a link has a name")?, fs::read_link(link)?);
+    Ok(target.as_os_str().as_bytes().starts_with(name.as_bytes()))
+}
+
+/// Is it a library of the driver, by its file's name, and its own?
+fn is_mount_point(path: &Path) -> Result<bool> {
+    let is_driver = |name: &[u8]| {
+        let version = name.strip_prefix(b"libcuda.so");
+        // Temporary files of package managers are none.
+        version.is_some_and(|version| !version.iter().any(|byte| b";#-".contains(byte)))
+    };
+    let library = Library::read(File::open(path)?, Arch::own()).ok();
+    let name = path.file_name().context("a file has a name")?;
+    Ok(library.and_then(|library| library.soname).is_some_and(|said| is_driver(&said))
+        && is_driver(name.as_bytes()))
 }
 
 /// Adds libraries and replaces none: what an entry speaks of is not read again.
