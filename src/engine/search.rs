@@ -241,6 +241,7 @@ impl<'a> Search<'a> {
             Ok(library) => Some(self.told(&library, choice)?),
             Err(Refused::Aout) => {
                 let flags = if self.glibc.is_legacy() { 0 } else { LIBC6 };
+                // ldconfig sets no level, and writes that of a file that it read before.
                 Some(Told { soname: Soname::Major, flags, isa_level: 0 })
             }
             Err(_) => None,

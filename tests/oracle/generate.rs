@@ -22,6 +22,9 @@ const BASE: &[&str] = &[
     "etc/debian_version",
 ];
 
+/// How files of the a.out format begin (`ZMAGIC`, `QMAGIC`, a.out.h).
+const AOUT: [[u8; 2]; 2] = [*b"\x0b\x01", *b"\xcc\x00"];
+
 /// Numbers that look random (xorshift64*).
 #[derive(Debug)]
 pub(crate) struct Random {
@@ -164,7 +167,13 @@ pub(crate) fn libraries(dir: &Path, random: &mut Random, count: usize) -> Result
                 )
                 .ok();
             }
-            3 => fs::write(&path, broken(random))?,
+            3 => {
+                let file = broken(random);
+                // ldconfig writes the ISA level of the file before, for it sets none for a.out (`process_file`, elf/readlib.c).
+                let is_aout = AOUT.iter().any(|magic| file.starts_with(magic));
+                let is_hwcaps = dir.parent().is_some_and(|dir| dir.ends_with("glibc-hwcaps"));
+                fs::write(&path, if is_aout && is_hwcaps { Vec::new() } else { file })?;
+            }
             _ => {
                 let said = soname(random, &name);
                 fs::write(&path, library(random, said.as_deref()))?;
@@ -246,8 +255,7 @@ fn broken(random: &mut Random) -> Vec<u8> {
         4 => [&b"!<arch>\n"[..], &[b' '; 80]].concat(),
         // What an a.out file is called depends on the order of the directory, and no cache keeps that.
         5 | 6 if !random.odd => vec![0; 82],
-        5 => [&b"\x0b\x01"[..], &[0; 80]].concat(),
-        6 => [&b"\xcc\x00"[..], &[0; 80]].concat(),
+        kind @ (5 | 6) => [&AOUT[kind - 5][..], &[0; 80]].concat(),
         7 => vec![b'x'; 200],
         _ => {
             let mut file = whole;
