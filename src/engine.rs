@@ -232,7 +232,8 @@ fn label(path: &SearchPath, glibc: &Glibc, rank: usize, added: &[Id]) -> Result<
     };
     let subdirectory = subdirectory.map(u32::try_from).transpose()?;
     let (is_added, rank) = (added.contains(&dir.id), u32::try_from(rank)?);
-    Ok(Label { flags: 0, isa_level: 0, subdirectory, legacy, rank, is_added })
+    let (flags, isa_level, is_beaten) = (0, 0, false);
+    Ok(Label { flags, isa_level, subdirectory, legacy, rank, is_added, is_beaten })
 }
 
 #[cfg(test)]

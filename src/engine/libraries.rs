@@ -44,6 +44,8 @@ pub(super) struct Label {
     pub(super) rank: u32,
     /// Did a runtime put files there?
     pub(super) is_added: bool,
+    /// Is there another library with its name, which has the entry?
+    pub(super) is_beaten: bool,
 }
 
 impl Libraries {
@@ -54,36 +56,21 @@ impl Libraries {
         name: &[u8],
         label: Label,
     ) -> Result<()> {
-        ensure!(self.lines.len() < MAX_LIBRARIES, "more than {MAX_LIBRARIES} libraries");
-        let line = self.line(dir, file, name, label)?;
-        self.lines.push(line);
-        Ok(())
-    }
-
-    /// Remembers a library that another one of its directory beats.
-    pub(super) fn push_beaten(
-        &mut self,
-        dir: &[u8],
-        file: &[u8],
-        name: &[u8],
-        label: Label,
-    ) -> Result<()> {
-        if self.beaten.len() < MAX_BEATEN {
-            let line = self.line(dir, file, name, label)?;
-            self.beaten.push(line);
+        if label.is_beaten && self.beaten.len() == MAX_BEATEN {
+            return Ok(());
         }
-        Ok(())
-    }
-
-    fn line(&mut self, dir: &[u8], file: &[u8], name: &[u8], label: Label) -> Result<Line> {
+        let has_room = label.is_beaten || self.lines.len() < MAX_LIBRARIES;
+        ensure!(has_room, "more than {MAX_LIBRARIES} libraries");
         let path = self.append(&[dir, b"/", file])?;
         let name = match file == name {
             // The end of the path.
             true => (path.1 - u32::try_from(name.len())?, path.1),
             false => self.append(&[name])?,
         };
-        let Label { flags, isa_level, subdirectory, legacy, rank, is_added } = label;
-        Ok(Line { path, name, flags, isa_level, subdirectory, legacy, rank, is_added })
+        let Label { flags, isa_level, subdirectory, legacy, rank, is_added, is_beaten } = label;
+        let line = Line { path, name, flags, isa_level, subdirectory, legacy, rank, is_added };
+        if is_beaten { &mut self.beaten } else { &mut self.lines }.push(line);
+        Ok(())
     }
 
     fn append(&mut self, parts: &[&[u8]]) -> Result<(u32, u32)> {

@@ -287,8 +287,9 @@ impl<'a> Search<'a> {
         }
         for beaten in choice.beaten.iter().filter(|_| label.is_added) {
             let (soname, name) = (choice.soname(beaten), place.listing.name(beaten.at));
-            let label = Label { flags: beaten.flags, isa_level: beaten.isa_level, ..label };
-            found.push_beaten(&searched.path, name, soname, label)?;
+            let (flags, isa_level) = (beaten.flags, beaten.isa_level);
+            let label = Label { flags, isa_level, is_beaten: true, ..label };
+            found.push(&searched.path, name, soname, label)?;
         }
         Ok(())
     }
