@@ -3,7 +3,8 @@
 //! A flag or its `NRI_LDCACHE_*` twin wins over what the runtime passes at `Configure` (launched plugins get the content of
 //! their file in `/etc/nri/conf.d`), which wins over the file of `--config`, which wins over the default.
 
-use std::fs;
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -146,10 +147,12 @@ impl Settings {
     /// Reads a TOML file.
     pub fn read(path: &Path) -> Result<Self> {
         let name = path.display();
-        let meta = fs::metadata(path).with_context(|| format!("open configuration {name}"))?;
-        ensure!(meta.len() <= LIMIT, "configuration {name} is larger than {} MiB", LIMIT >> 20);
-        let text =
-            fs::read_to_string(path).with_context(|| format!("read configuration {name}"))?;
+        let file = File::open(path).with_context(|| format!("open configuration {name}"))?;
+        let mut text = String::new();
+        let read = file.take(LIMIT + 1).read_to_string(&mut text);
+        read.with_context(|| format!("read configuration {name}"))?;
+        let is_small = text.len() as u64 <= LIMIT;
+        ensure!(is_small, "configuration {name} is larger than {} MiB", LIMIT >> 20);
         Self::parse(&text).with_context(|| format!("configuration {name}"))
     }
 

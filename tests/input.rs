@@ -258,6 +258,7 @@ fn bad_configurations_are_refused() -> Result<()> {
         refused(&["run", "--config", &path], b"", FAILED, named)?;
     }
     refused(&["run", "--config", "/nowhere.toml"], b"", FAILED, "/nowhere.toml")?;
+    refused(&["run", "--config", "/dev/zero"], b"", FAILED, "/dev/zero is larger than 1 MiB")?;
     for (args, named) in [
         (&["run", "--mode", "perhaps"][..], "perhaps"),
         (&["-idx"], "--idx"),
