@@ -14,6 +14,8 @@ use crate::root::Root;
 /// Most bytes of a file, and most files that one configuration may be made of.
 const LIMIT: u64 = 1 << 20;
 const FILES: usize = 100;
+/// Most paths that a pattern is looked for in.
+const MATCHES: usize = 1000;
 
 /// containerd's name of its NRI service, since version 2 of its configuration and in version 1.
 const PLUGIN: [&str; 2] = ["io.containerd.nri.v1.nri", "nri"];
@@ -25,8 +27,10 @@ const IMPORTS: &str = "/etc/containerd/conf.d/*.toml";
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Nri {
     pub(crate) enabled: Option<bool>,
-    /// Whether anything is said at all.
-    pub(crate) configured: bool,
+    /// The last file that says anything.
+    pub(crate) said: Option<PathBuf>,
+    /// Whether containerd is told in `disabled_plugins`, against which a table of the plugin says nothing.
+    pub(crate) listed: bool,
     /// Whether plugins may connect, and not only be launched.
     pub(crate) connections: Option<bool>,
     pub(crate) socket: Option<PathBuf>,
@@ -38,6 +42,16 @@ pub(crate) struct Nri {
     pub(crate) schema: Option<i64>,
     /// The files that were read.
     pub(crate) files: Vec<PathBuf>,
+}
+
+impl Nri {
+    /// What enables it in a file of containerd.
+    pub(crate) fn remedy(&self) -> &'static str {
+        match self.listed {
+            true => "take \"io.containerd.nri.v1.nri\" out of disabled_plugins",
+            false => "set disable = false in [plugins.\"io.containerd.nri.v1.nri\"]",
+        }
+    }
 }
 
 /// Reads containerd's configuration with what it imports.
@@ -52,16 +66,18 @@ pub(crate) fn containerd(root: &Root, path: &Path, version: Option<(u32, u32)>) 
     if main.get("imports").is_none() && newer {
         ahead.extend(matching(root, Path::new(IMPORTS)));
     }
-    let (mut table, mut disabled) = (None, false);
-    let mut take = |file: &Table| {
+    let (mut table, mut listed, mut said) = (None, None, None);
+    let mut take = |path: &Path, file: &Table| {
         let plugins = file.get("plugins");
-        let found = PLUGIN.iter().find_map(|name| plugins?.get(name));
-        table = found.cloned().or(table.take());
-        let list = file.get("disabled_plugins").and_then(Value::as_array);
-        let names = list.into_iter().flatten().filter_map(Value::as_str);
-        disabled |= names.into_iter().any(|name| PLUGIN.contains(&name));
+        if let Some(found) = PLUGIN.iter().find_map(|name| plugins?.get(name)) {
+            (table, said) = (Some(found.clone()), Some(path.to_owned()));
+        }
+        let names = strings(file.get("disabled_plugins"));
+        if names.iter().any(|name| PLUGIN.contains(&name.as_str())) {
+            listed = Some(path.to_owned());
+        }
     };
-    take(&main);
+    take(path, &main);
     nri.files.push(path.to_owned());
     while let Some(path) = ahead.pop_front() {
         ensure!(nri.files.len() < FILES, "more than {FILES} files are imported");
@@ -70,18 +86,18 @@ pub(crate) fn containerd(root: &Root, path: &Path, version: Option<(u32, u32)>) 
             continue;
         }
         if let Some(file) = read(root, &path)? {
-            take(&file);
+            take(&path, &file);
             ahead.extend(imports(root, &path, &file));
             nri.files.push(path);
         }
     }
-    nri.configured = table.is_some() || disabled;
     if let Some(table) = table {
         of_containerd(&mut nri, &table);
     }
-    if disabled {
-        nri.enabled = Some(false);
+    if listed.is_some() {
+        (nri.enabled, nri.listed) = (Some(false), true);
     }
+    nri.said = listed.or(said);
     Ok(nri)
 }
 
@@ -105,17 +121,22 @@ fn imports(root: &Root, path: &Path, file: &Table) -> VecDeque<PathBuf> {
     patterns.iter().flat_map(|pattern| matching(root, &dir.join(pattern))).collect()
 }
 
-/// The paths that a pattern in the last component matches; any other pattern is a path.
+/// The paths that a pattern matches, as Go's `filepath.Glob` finds them; a path that is none stands for itself.
 fn matching(root: &Root, pattern: &Path) -> Vec<PathBuf> {
-    let (Some(dir), Some(name)) = (pattern.parent(), pattern.file_name()) else {
-        return Vec::new();
-    };
-    if !glob::is_pattern(name.as_bytes()) {
-        return vec![pattern.to_owned()];
+    let mut found = vec![PathBuf::new()];
+    for part in pattern.components().map(|part| part.as_os_str()) {
+        if !glob::is_pattern(part.as_bytes()) {
+            found.iter_mut().for_each(|path| path.push(part));
+            continue;
+        }
+        let below = found.iter().flat_map(|dir| {
+            let mut names = root.list(dir).unwrap_or_default();
+            names.retain(|name| glob::matches(part.as_bytes(), name));
+            names.into_iter().map(move |name| dir.join(OsStr::from_bytes(&name)))
+        });
+        found = below.take(MATCHES).collect();
     }
-    let names = root.list(dir).unwrap_or_default();
-    let names = names.iter().filter(|found| glob::matches(name.as_bytes(), found));
-    names.map(|name| dir.join(OsStr::from_bytes(name))).collect()
+    found
 }
 
 /// Reads CRI-O's configuration: the file, and then all of its directory; each key has the value that it was given last.
@@ -132,9 +153,9 @@ pub(crate) fn crio(root: &Root, path: &Path, drop_ins: Option<&Path>) -> Result<
     let (mut validates, mut rejects) = (false, false);
     for path in std::iter::once(path.to_owned()).chain(drop_ins) {
         let Some(file) = read(root, &path)? else { continue };
-        nri.files.push(path);
+        nri.files.push(path.clone());
         let Some(table) = file.get("crio").and_then(|crio| crio.get("nri")) else { continue };
-        nri.configured = true;
+        nri.said = Some(path);
         let flag = |key| table.get(key).and_then(Value::as_bool);
         nri.enabled = flag("enable_nri").or(nri.enabled);
         nri.connections = flag("nri_disable_connections").map(|no| !no).or(nri.connections);
@@ -211,6 +232,24 @@ mod tests {
             assert_eq!(of_containerd(&[(MAIN, text)], None).unwrap().enabled, expected, "{text}");
         }
         assert_eq!(of_containerd(&[], None).unwrap(), Nri::default());
+    }
+
+    #[test]
+    fn patterns_may_be_anywhere_in_a_path() {
+        let table = "[plugins.'io.containerd.nri.v1.nri']\ndisable = true";
+        for (import, is_said) in [
+            ("/etc/containerd/*.d/*.toml", true),
+            ("*.d/[ab].toml", true),
+            ("/*/containerd/x.d/a.toml", true),
+            ("/etc/containerd/y*/*.toml", false),
+            ("/etc/containerd/x.d/a.toml/*", false),
+        ] {
+            let main = format!("version = 2\nimports = ['{import}']");
+            let files = [(MAIN, main.as_str()), ("/etc/containerd/x.d/a.toml", table)];
+            let said = of_containerd(&files, None).unwrap().said;
+            let expected = is_said.then_some(Path::new("/etc/containerd/x.d/a.toml"));
+            assert_eq!(said.as_deref(), expected, "{import}");
+        }
     }
 
     #[test]

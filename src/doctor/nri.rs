@@ -51,12 +51,10 @@ fn of(settings: &Settings, runtime: &Runtime) -> Vec<Check> {
 }
 
 /// Where it is enabled, and that a restart is needed.
-fn remedy(runtime: &Runtime) -> String {
+fn remedy(runtime: &Runtime, nri: &Nri) -> String {
+    let file = nri.said.as_deref().unwrap_or(Path::new(runtime.config)).display();
     let how = match runtime.kind {
-        Kind::Containerd => format!(
-            "set disable = false in [plugins.\"io.containerd.nri.v1.nri\"] of {}",
-            runtime.config
-        ),
+        Kind::Containerd => format!("{} of {file}", nri.remedy()),
         Kind::Crio => {
             "set enable_nri = true in [crio.nri] of /etc/crio/crio.conf.d/10-nri.conf".to_owned()
         }
@@ -75,14 +73,16 @@ fn enabled(runtime: &Runtime, nri: &Nri) -> Check {
     let place = nri.files.last().map_or("no file", |_| "its configuration");
     match (nri.enabled, default) {
         (Some(true), _) => Check::good("nri", format!("enabled by {place}")),
-        (Some(false), _) => Check::bad("nri", format!("disabled by {place}"), &remedy(runtime)),
+        (Some(false), _) => {
+            Check::bad("nri", format!("disabled by {place}"), &remedy(runtime, nri))
+        }
         (None, Some(true)) => Check::good("nri", "enabled by default"),
         (None, Some(false)) => {
-            Check::bad("nri", "disabled by default in this version", &remedy(runtime))
+            Check::bad("nri", "disabled by default in this version", &remedy(runtime, nri))
         }
         (None, None) => {
             let seen = "not configured, and the version is not known: containerd 2.0 and CRI-O 1.30 have it enabled, older ones do not";
-            Check::unknown("nri", seen, &format!("if there is no socket, {}", remedy(runtime)))
+            Check::unknown("nri", seen, &format!("if there is no socket, {}", remedy(runtime, nri)))
         }
     }
 }

@@ -76,11 +76,11 @@ impl DropIn {
         if nri.enabled == Some(true) {
             return Ok(vec!["NRI is enabled already, nothing written".to_owned()]);
         }
+        if let Some(file) = &nri.said {
+            let file = file.display();
+            bail!("{file} says something of NRI: {} there", nri.remedy());
+        }
         let name = self.main.display();
-        ensure!(
-            !nri.configured,
-            "{name} or what it imports says something of NRI: set disable = false there"
-        );
         let before = self.read(&dir, self.name())?;
         let text = before.as_deref().unwrap_or(NONE);
         let after = self.with_import(text).with_context(|| format!("{name}"))?;
@@ -90,6 +90,12 @@ impl DropIn {
             says || only_ours(&drop_ins)?,
             "{name} has no imports, and {} has other files, which containerd imports since 2.2: say in {name} which imports it has",
             drop_ins.path().display()
+        );
+        let there = self.read(&drop_ins, NAME)?;
+        ensure!(
+            there.as_deref().is_none_or(is_ours),
+            "{} is not ours: move it away",
+            drop_ins.join(NAME).display()
         );
         replace(&drop_ins, NAME, &drop_in(text)?, None)?;
         let mut done = vec![format!("written {}", drop_ins.join(NAME).display())];
@@ -115,15 +121,17 @@ impl DropIn {
                 Some(text) if is_ours(&text) => {
                     drop_ins.remove(NAME)?;
                     done.push(format!("removed {}", path.display()));
+                    drop_ins.remove_itself()?;
                 }
                 Some(_) => bail!("{} was changed: remove it by hand", path.display()),
                 None => {}
             }
-            drop_ins.remove_itself()?;
         }
         let (backup, now) = (self.read(&dir, &self.backup())?, self.read(&dir, self.name())?);
         let shown = dir.join(self.name());
         match (backup, now) {
+            // Of a run that was killed.
+            (Some(before), Some(now)) if now == before => dir.remove(&self.backup())?,
             (Some(before), Some(now)) if now == self.with_import(&before)? => {
                 dir.rename(&self.backup(), self.name())?;
                 done.push(format!("put back {}", shown.display()));
@@ -185,6 +193,8 @@ impl DropIn {
 }
 
 fn parse(text: &str) -> Result<Main> {
+    // What is put before the first line would be put before it.
+    ensure!(!text.starts_with('\u{feff}'), "it starts with a byte order mark: remove that");
     let main: Main = toml::from_str(text).map_err(|error| {
         anyhow::anyhow!("{}", error.message().trim().replace(char::is_control, " "))
     })?;
@@ -336,6 +346,19 @@ mod tests {
     }
 
     #[test]
+    fn what_a_killed_run_left_is_taken_back_and_nothing_else() {
+        let (host, drop_in) = host(Some("version = 2\n"));
+        let dir = host.path().join("etc/containerd");
+        fs::create_dir(dir.join(DIR)).unwrap();
+        fs::write(dir.join(format!("config.toml{BACKUP}")), "version = 2\n").unwrap();
+        assert!(drop_in.undo().unwrap().is_empty());
+        let mut left: Vec<_> =
+            fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, [DIR, "config.toml"]);
+    }
+
+    #[test]
     fn what_somebody_has_said_of_nri_is_not_replaced() {
         for (main, expected) in [
             (
@@ -344,8 +367,9 @@ mod tests {
             ),
             (
                 "version = 2\ndisabled_plugins = ['io.containerd.nri.v1.nri']",
-                "says something of NRI",
+                "config.toml says something of NRI: take \"io.containerd.nri.v1.nri\" out of disabled_plugins there",
             ),
+            ("\u{feff}version = 2", "starts with a byte order mark"),
             ("[x]", "version 1 of the configuration is too old"),
             ("version = ", "/etc/containerd/config.toml"),
         ] {
@@ -357,6 +381,19 @@ mod tests {
         let (_host, drop_in) =
             host(Some("version = 2\n[plugins.'io.containerd.nri.v1.nri']\ndisable = false"));
         assert_eq!(drop_in.enable().unwrap(), ["NRI is enabled already, nothing written"]);
+    }
+
+    #[test]
+    fn a_file_of_our_name_that_is_not_ours_stays() {
+        let (host, drop_in) = host(Some("version = 2\nimports = []"));
+        let dir = host.path().join("etc/containerd/conf.d");
+        fs::create_dir(&dir).unwrap();
+        fs::write(dir.join(NAME), "# mine").unwrap();
+        for error in [drop_in.enable().unwrap_err(), drop_in.undo().unwrap_err()] {
+            assert!(error.to_string().contains(NAME), "{error}");
+            assert_eq!(fs::read_to_string(dir.join(NAME)).unwrap(), "# mine");
+        }
+        assert_eq!(fs::read_dir(host.path().join("etc/containerd")).unwrap().count(), 2);
     }
 
     #[test]
