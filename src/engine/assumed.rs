@@ -1,6 +1,9 @@
 //! [`Assumed`]: what a cache says of the files of a directory, taken over without reading them.
 
 use std::collections::{HashMap, HashSet};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use anyhow::Result;
 
@@ -24,6 +27,8 @@ pub(super) struct Assumed<'k> {
 struct Called<'k> {
     name: &'k [u8],
     flags: i32,
+    /// Is it the only one with a version that leads to the file?
+    is_one: bool,
 }
 
 impl<'k> Assumed<'k> {
@@ -45,26 +50,30 @@ impl<'k> Assumed<'k> {
             let Some((name, flags)) = known.get_key_value(place.listing.name(at)) else { continue };
             let file = match place.lead(at) {
                 Some(file) => file,
-                // It leads nowhere, which is to be seen again.
-                None if root.id(&place.path(name))?.is_none() => continue,
+                // It leads to no file, which is to be seen again.
+                None if !root.is_file(Path::new(OsStr::from_bytes(&place.path(name)))) => continue,
                 None => at,
             };
             let target = place.listing.name(file);
-            let is_for_compilers = name.ends_with(b".so") && target.starts_with(name);
-            if file != at && known.contains_key(target) && !is_for_compilers {
+            let is_short = name.ends_with(b".so") && target.starts_with(name);
+            if file != at && known.contains_key(target) && !is_short {
                 return Ok(assumed);
             }
-            let entry = Called { name, flags: *flags };
+            let entry = Called { name, flags: *flags, is_one: true };
             let called = files.entry(file).or_insert(entry);
+            // No file has two names with versions: one of the links leads elsewhere since.
+            called.is_one &=
+                called.name == *name || [called.name, name].iter().any(is_for_compilers);
             if called.name.len() < name.len() {
-                *called = entry;
+                *called = Called { is_one: called.is_one, ..entry };
             }
             entries.push((at, file, entry));
         }
-        files.retain(|file, called| is_told(place.listing.name(*file), called.name));
+        files.retain(|at, called| called.is_one && is_told(place.listing.name(*at), called.name));
         entries.retain(|(_, file, _)| files.contains_key(file));
         let names = entries.iter().map(|(at, _, entry)| (*at, *entry));
-        for (at, Called { name, flags }) in names.chain(files.iter().map(|(at, of)| (*at, *of))) {
+        for (at, Called { name, flags, .. }) in names.chain(files.iter().map(|(at, of)| (*at, *of)))
+        {
             let (start, end) = choice.keep(name)?;
             let new = Told { soname: Soname::Said(start, end), flags, isa_level: 0 };
             told.get_mut(at).into_iter().for_each(|told| *told = Some(new));
@@ -116,7 +125,10 @@ impl<'k> Assumed<'k> {
 /// A link for the linker of compilers lacks the version, and stays when the library has another one. Files of the driver are
 /// put into a container by whoever starts it: of those of the last time there are empty ones left.
 fn is_told(file: &[u8], name: &[u8]) -> bool {
-    let is_for_compilers = name != file && name.ends_with(b".so");
     let is_driver = |name| str::from_utf8(name).is_ok_and(signal::is_library);
-    !is_for_compilers && !is_driver(name) && !is_driver(file)
+    (name == file || !is_for_compilers(&name)) && !is_driver(name) && !is_driver(file)
+}
+
+fn is_for_compilers(name: &&[u8]) -> bool {
+    name.ends_with(b".so")
 }

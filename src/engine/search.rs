@@ -1,6 +1,7 @@
 //! [`Search`]: looks through one directory as `search_dir` of ldconfig does (elf/ldconfig.c).
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fs::File;
 use std::io;
 use std::time::Instant;
@@ -16,7 +17,7 @@ use super::links::Links;
 use super::listing::{Filter, Index, Listing, contains};
 use super::pace::{Pace, Paced};
 use super::search_path::SearchDir;
-use super::soname_link;
+use super::soname_link::{self, Leads};
 use crate::elf::{ANY_LIBC, Arch, Headed, LIBC6, Library, Linked, Opened, Refused};
 use crate::root::{Dir, Root, is_out_of_files};
 
@@ -52,9 +53,14 @@ impl Place<'_> {
         [self.path, b"/", name].concat()
     }
 
-    /// The listed file to which the name at a place leads.
+    /// The listed file to which the name at a place leads, if that is known.
     pub(super) fn lead(&self, at: usize) -> Option<usize> {
         self.leads.get(at).copied().flatten()
+    }
+
+    /// A link was changed, over which others may lead.
+    pub(super) fn forget_leads(&mut self) {
+        self.leads.clear();
     }
 }
 
@@ -97,7 +103,7 @@ impl<'a> Search<'a> {
         let told = self.read(&mut place, &mut choice, known).with_context(name)?;
         choice.make(&listing, &told, searched.flags).with_context(name)?;
         drop(told);
-        self.emit(searched, &place, &choice, label, found).with_context(name)?;
+        self.emit(searched, &mut place, &choice, label, found).with_context(name)?;
         Ok(listing.subdirectories)
     }
 
@@ -122,6 +128,7 @@ impl<'a> Search<'a> {
         let mut told = vec![None; listing.len()];
         let mut assumed = Assumed::of(self.root, place, known, choice, &mut told)?;
         let mut unread: Vec<_> = all.filter(|at| !assumed.has(*at)).collect();
+        let mut real = HashMap::new();
         while !unread.is_empty() {
             let (links, files): (Vec<_>, Vec<_>) =
                 unread.iter().partition(|at| listing.is_link(**at));
@@ -130,7 +137,11 @@ impl<'a> Search<'a> {
                 let read = match place.lead(at) {
                     // A file that has the name of an entry need not be what that is about.
                     Some(file) if assumed.has(file) && known.contains_key(listing.name(file)) => {
-                        self.file(place.dir.file(listing.name(file)), choice)?
+                        match real.entry(file) {
+                            Entry::Occupied(read) => *read.get(),
+                            Entry::Vacant(unread) => *unread
+                                .insert(self.file(place.dir.file(listing.name(file)), choice)?),
+                        }
                     }
                     Some(file) => told.get(file).copied().flatten(),
                     None => self.outside(place, listing.name(at), choice)?,
@@ -265,28 +276,34 @@ impl<'a> Search<'a> {
     fn emit(
         &mut self,
         searched: &SearchDir,
-        place: &Place<'_>,
+        place: &mut Place<'_>,
         choice: &Choice,
         label: Label,
         found: &mut Libraries,
     ) -> Result<()> {
+        let listing = place.listing;
+        let mut beaten: Vec<_> = choice.beaten.iter().collect();
         for chosen in choice.chosen.iter().rev() {
             self.in_time()?;
-            let (soname, name) = (choice.soname(chosen), place.listing.name(chosen.at));
+            let (soname, name) = (choice.soname(chosen), listing.name(chosen.at));
             let file = match () {
                 () if searched.hwcaps.is_some() => name,
                 () if chosen.is_link => soname,
                 () => match soname_link::make(self, place, chosen.at, soname)? {
-                    true => soname,
-                    false => name,
+                    Leads::There => soname,
+                    Leads::Elsewhere => {
+                        beaten.push(chosen);
+                        soname
+                    }
+                    Leads::Nowhere => name,
                 },
             };
             let (flags, isa_level) = (chosen.flags, chosen.isa_level);
             let label = Label { flags, isa_level, ..label };
             found.push(&searched.path, file, soname, label)?;
         }
-        for beaten in choice.beaten.iter().filter(|_| label.is_added) {
-            let (soname, name) = (choice.soname(beaten), place.listing.name(beaten.at));
+        for beaten in beaten.into_iter().filter(|_| label.is_added) {
+            let (soname, name) = (choice.soname(beaten), listing.name(beaten.at));
             let (flags, isa_level) = (beaten.flags, beaten.isa_level);
             let label = Label { flags, isa_level, is_beaten: true, ..label };
             found.push(&searched.path, name, soname, label)?;

@@ -8,21 +8,33 @@ use super::links::{is_loader, is_name};
 use super::search::{Place, Search};
 use crate::root::Kind;
 
-/// Sees that `soname` leads to the file at `at`. False if it does not and no link could be made, because the directory is
-/// on a mount that is read-only or not ours to change: then the cache can name the file, and needs no link.
+/// What a name in a directory leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Leads {
+    /// To the file, or to where ldconfig would let it lead.
+    There,
+    /// To something else that is not ours to replace.
+    Elsewhere,
+    /// Nowhere, and no link could be made, because the directory is on a mount that is read-only or not ours to change: then the
+    /// cache can name the file, and needs no link.
+    Nowhere,
+}
+
+/// Sees that `soname` leads to the file at `at`.
 pub(super) fn make(
     search: &mut Search<'_>,
-    place: &Place<'_>,
+    place: &mut Place<'_>,
     at: usize,
     soname: &[u8],
-) -> Result<bool> {
+) -> Result<Leads> {
     let file = place.listing.name(at);
     // An entry for a name that no file has, such as ../libx.so, is of no use and no harm: ldconfig makes it too.
     if file == soname || !is_name(soname) {
-        return Ok(true);
+        return Ok(Leads::There);
     }
     let replaced = match found(search, place, at, soname)? {
-        Found::Right | Found::Kept => return Ok(true),
+        Found::Right => return Ok(Leads::There),
+        Found::Kept => return Ok(Leads::Elsewhere),
         Found::Nothing => false,
         Found::Link => true,
     };
@@ -30,12 +42,17 @@ pub(super) fn make(
     Ok(match removed.and_then(|()| search.links.make(place.dir, soname, file)) {
         Ok(()) => {
             search.changed += 1;
-            true
+            if replaced {
+                place.forget_leads();
+            }
+            Leads::There
         }
-        Err(error) => !matches!(
-            error.kind(),
-            ErrorKind::ReadOnlyFilesystem | ErrorKind::CrossesDevices | ErrorKind::PermissionDenied
-        ),
+        Err(error) => match error.kind() {
+            ErrorKind::ReadOnlyFilesystem
+            | ErrorKind::CrossesDevices
+            | ErrorKind::PermissionDenied => Leads::Nowhere,
+            _ => Leads::There,
+        },
     })
 }
 

@@ -108,10 +108,14 @@ fn what_a_cache_says_of_files_is_given_up_where_it_may_be_no_more() {
         fs::remove_file(lib.join("libd.so")).unwrap();
         symlink("libd.so.2.0", lib.join("libd.so")).unwrap();
     };
+    let compatible: Change = |lib, _| {
+        fs::remove_file(lib.join("libx.so.1.2")).unwrap();
+        fs::remove_file(lib.join("libx.so.1")).unwrap();
+        symlink("liby.so.1.2", lib.join("libx.so.1")).unwrap();
+    };
     let no_link: Change = |lib, _| fs::remove_file(lib.join("libd.so.1")).unwrap();
-    for (number, change) in
-        [contested, one_after_the_other, another_version, no_link].into_iter().enumerate()
-    {
+    let changes = [contested, one_after_the_other, another_version, compatible, no_link];
+    for (number, change) in changes.into_iter().enumerate() {
         let dir = tempfile::tempdir().unwrap();
         let lib = dir.path().join("lib");
         fs::create_dir_all(&lib).unwrap();
