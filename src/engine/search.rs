@@ -53,14 +53,9 @@ impl Place<'_> {
         [self.path, b"/", name].concat()
     }
 
-    /// The listed file to which the name at a place leads, if that is known.
+    /// The listed file to which the name at a place leads.
     pub(super) fn lead(&self, at: usize) -> Option<usize> {
         self.leads.get(at).copied().flatten()
-    }
-
-    /// A link was changed, over which others may lead.
-    pub(super) fn forget_leads(&mut self) {
-        self.leads.clear();
     }
 }
 
@@ -103,7 +98,7 @@ impl<'a> Search<'a> {
         let told = self.read(&mut place, &mut choice, known).with_context(name)?;
         choice.make(&listing, &told, searched.flags).with_context(name)?;
         drop(told);
-        self.emit(searched, &mut place, &choice, label, found).with_context(name)?;
+        self.emit(searched, &place, &choice, label, found).with_context(name)?;
         Ok(listing.subdirectories)
     }
 
@@ -276,7 +271,7 @@ impl<'a> Search<'a> {
     fn emit(
         &mut self,
         searched: &SearchDir,
-        place: &mut Place<'_>,
+        place: &Place<'_>,
         choice: &Choice,
         label: Label,
         found: &mut Libraries,

@@ -23,7 +23,7 @@ pub(super) enum Leads {
 /// Sees that `soname` leads to the file at `at`.
 pub(super) fn make(
     search: &mut Search<'_>,
-    place: &mut Place<'_>,
+    place: &Place<'_>,
     at: usize,
     soname: &[u8],
 ) -> Result<Leads> {
@@ -42,9 +42,6 @@ pub(super) fn make(
     Ok(match removed.and_then(|()| search.links.make(place.dir, soname, file)) {
         Ok(()) => {
             search.changed += 1;
-            if replaced {
-                place.forget_leads();
-            }
             Leads::There
         }
         Err(error) => match error.kind() {
