@@ -15,18 +15,17 @@ const CACHE: &str = "/etc/ld.so.cache";
 
 /// What `inspect` prints of a cache file, or of the cache of a root directory.
 pub fn run(path: &Path, json: bool) -> Result<String> {
+    let shown = path.display();
     let (file, name) = if path.is_dir() {
-        let below = || format!("inspect {}", path.display());
-        (Root::at(path)?.read(Path::new(CACHE), LIMIT).with_context(below)?, Path::new(CACHE))
+        let read = Root::at(path)?.read(Path::new(CACHE), LIMIT);
+        let read = read.with_context(|| format!("inspect {shown}"))?;
+        (read.with_context(|| format!("{shown} has no {CACHE}"))?, Path::new(CACHE))
     } else {
         // Somebody's own link leads where it says.
-        let whole = path.canonicalize().with_context(|| format!("open {}", path.display()))?;
-        (Root::at(Path::new("/"))?.read(&whole, LIMIT)?, path)
+        let whole = path.canonicalize().with_context(|| format!("open {shown}"))?;
+        let read = Root::at(Path::new("/"))?.read(&whole, LIMIT)?;
+        (read.with_context(|| format!("{shown} can't be read"))?, path)
     };
-    let file = file.with_context(|| match path.is_dir() {
-        true => format!("{} has no {CACHE}", path.display()),
-        false => format!("{} can't be read", path.display()),
-    })?;
     let parsed = Cache::parse(&file).with_context(|| format!("read {}", name.display()))?;
     match json {
         true => as_json(parsed),

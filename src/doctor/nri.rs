@@ -52,9 +52,11 @@ fn of(settings: &Settings, runtime: &Runtime) -> Vec<Check> {
 
 /// Where it is enabled, and that a restart is needed.
 fn remedy(runtime: &Runtime, nri: &Nri) -> String {
-    let file = nri.said.as_deref().unwrap_or(Path::new(runtime.config)).display();
     let how = match runtime.kind {
-        Kind::Containerd => format!("{} of {file}", nri.remedy()),
+        Kind::Containerd => {
+            let file = nri.said.as_deref().unwrap_or(Path::new(runtime.config)).display();
+            format!("{} of {file}", nri.remedy())
+        }
         Kind::Crio => {
             "set enable_nri = true in [crio.nri] of /etc/crio/crio.conf.d/10-nri.conf".to_owned()
         }

@@ -146,14 +146,11 @@ fn leave(dir: &Path, random: &mut Random) -> Result<()> {
         {
             fs::remove_file(&path)?;
             let stem = name.strip_suffix(b".so").filter(|stem| stem.starts_with(b"lib"));
-            if let Some(stem) = stem.map(OsStr::from_bytes) {
-                let said = [stem.as_bytes(), b".so.9"].concat();
-                let file = [stem.as_bytes(), b".so.9.0"].concat();
-                fs::write(
-                    dir.join(OsStr::from_bytes(&file)),
-                    generate::library(random, Some(&said)),
-                )?;
-                symlink(OsStr::from_bytes(&file), &path)?;
+            if let Some(stem) = stem {
+                let [said, file] = [&b".so.9"[..], b".so.9.0"].map(|end| [stem, end].concat());
+                let file = OsStr::from_bytes(&file);
+                fs::write(dir.join(file), generate::library(random, Some(&said)))?;
+                symlink(file, &path)?;
             }
         }
     }
